@@ -1,0 +1,3 @@
+//! The `slipring` command.
+#![forbid(unsafe_code)]
+fn main() {}

@@ -1,0 +1,1 @@
+//! `ctrlr`: the controller.

@@ -1,0 +1,1 @@
+//! `dma`: memory that a device may write.

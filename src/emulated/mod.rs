@@ -1,0 +1,1 @@
+//! `emulated`: a whole NVMe controller in the process.

@@ -1,0 +1,1 @@
+//! `poller`: what a polling thread calls.

@@ -1,0 +1,1 @@
+//! `queue`: submission and completion queues and their trackers.

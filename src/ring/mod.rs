@@ -1,0 +1,1 @@
+//! `ring`: the message ring, its publication and retirement.

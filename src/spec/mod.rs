@@ -1,0 +1,1 @@
+//! `spec`: NVMe on the wire.

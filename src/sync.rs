@@ -1,0 +1,1 @@
+//! The one switch between std and loom.

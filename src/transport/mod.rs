@@ -1,0 +1,1 @@
+//! `transport`: how a device is reached.
