@@ -1,0 +1,1 @@
+//! Tests of DMA memory, its allocator and PRP construction.
