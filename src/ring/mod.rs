@@ -1,1 +1,63 @@
-//! `ring`: the message ring, its publication and retirement.
+//! The message ring, its publication and retirement, and outcomes. Generic: knows nothing of NVMe.
+//!
+//! | file | what |
+//! |---|---|
+//! | [`mpsc`] | the bounded ring and its CLOSED bit |
+//! | [`attention`] | the one word that an idle poll reads |
+//! | [`published`] | arc-swap and the epoch: which ring, and when the reader has left it |
+//! | [`generation`] | one ring's states, from published to drained |
+//! | [`scheme`] | the seam; [`lockfree`] is the default, [`rivals`] are what it is compared with |
+//! | [`outcome`] | exactly one answer to each accepted message |
+//! | [`ticket`], [`mailbox`] | how a sender gets it: one at a time, or a window of many |
+//! | [`bell`], [`waiters`] | how those who sleep are woken |
+//!
+//! Whose turn it is to consume, in one picture:
+//!
+//! ```text
+//!  publish ─▶ Published ── close, unpublish ─▶ Closed ── the reader has left ─▶ Quiet ── drained ─▶ Drained
+//!             the reader consumes              the reader may still consume     the retirer consumes   nobody
+//! ```
+
+pub mod attention;
+pub mod bell;
+pub mod generation;
+pub(crate) mod inside;
+pub mod lockfree;
+pub mod mailbox;
+pub mod mpsc;
+pub mod outcome;
+pub mod published;
+#[cfg(not(loom))]
+pub mod rivals;
+pub mod scheme;
+mod snapshot;
+pub mod ticket;
+mod waiters;
+
+pub use attention::Attention;
+pub use lockfree::LockFree;
+pub use mailbox::Mailbox;
+pub use outcome::{AbortReason, Aborted, Outcome};
+pub use scheme::Scheme;
+pub use ticket::{Pending, Ticket};
+
+pub(crate) use outcome::{Envelope, Responder};
+pub(crate) use waiters::Waiters;
+
+/// Keeps [`Scheme`] to the schemes of this crate: an unsound one would hand a ring to two consumers.
+pub trait Sealed {}
+
+/// The size of a cache line on the machines that matter; pairs of them are prefetched together.
+const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line at `address`, which may be any address at all.
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: a prefetch is a hint that never faults; SSE is part of x86_64.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = address;
+}

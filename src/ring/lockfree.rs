@@ -1,0 +1,131 @@
+//! The lock-free scheme, Slipring's own: arc-swap publishes the ring, an epoch retires it, no thread waits for another.
+
+use super::attention::Attention;
+use super::generation::{ClosedRing, QuietRing};
+use super::mpsc::{PushError, Ring};
+use super::published::{Publisher, Reader, published};
+use super::scheme::{Channel, Receiver, Scheme, Sender};
+use crate::sync::Arc;
+use std::fmt;
+
+/// Publication by arc-swap, retirement by epoch. The default.
+#[derive(Clone, Copy, Debug)]
+pub struct LockFree;
+
+impl super::Sealed for LockFree {}
+
+impl Scheme for LockFree {
+    const NAME: &'static str = "lockfree";
+    type Channel<M: Send + 'static> = LockFreeChannel<M>;
+}
+
+/// The control end.
+#[derive(Debug)]
+pub struct LockFreeChannel<M> {
+    publisher: Publisher<Ring<M>>,
+    attention: Arc<Attention>,
+    /// How many retirements wait for the reader; RETIRING is raised while it is not zero.
+    retiring: usize,
+}
+
+/// The polling thread's end.
+#[derive(Debug)]
+pub struct LockFreeReceiver<M> {
+    reader: Reader<Ring<M>>,
+    attention: Arc<Attention>,
+}
+
+/// A producer's end: it keeps its ring, which is never published again once it was closed.
+pub struct LockFreeSender<M>(Arc<Ring<M>>);
+
+impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
+    type Sender = LockFreeSender<M>;
+    type Receiver = LockFreeReceiver<M>;
+    type Retiring = ClosedRing<M>;
+    type Quiet = QuietRing<M>;
+
+    fn new(attention: &Arc<Attention>) -> (Self, Self::Receiver) {
+        let (publisher, reader) = published();
+        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention) };
+        (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
+    }
+
+    fn publish(&mut self, capacity: usize) -> Self::Sender {
+        let ring = Arc::new(Ring::new(capacity));
+        self.publisher.publish(Arc::clone(&ring));
+        self.attention.raise(Attention::PUBLISHED);
+        LockFreeSender(ring)
+    }
+
+    fn retire(&mut self) -> Option<Self::Retiring> {
+        let retired = self.publisher.retire_closing(Ring::close)?;
+        self.retiring += 1;
+        self.attention.raise(Attention::RETIRING);
+        Some(ClosedRing::new(retired))
+    }
+
+    fn settle(&mut self, retiring: Self::Retiring) -> Result<Self::Quiet, Self::Retiring> {
+        let quiet = retiring.into_quiet().or_else(|retiring| {
+            self.publisher.advance();
+            retiring.into_quiet()
+        })?;
+        self.retiring -= 1;
+        if self.retiring == 0 {
+            self.attention.lower(Attention::RETIRING);
+        }
+        Ok(quiet)
+    }
+}
+
+impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
+    #[inline(always)]
+    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+        match self.reader.current() {
+            // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
+            // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
+            // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
+            Some(ring) if ring.has_message() => unsafe { ring.consume(max, each) },
+            _ => 0,
+        }
+    }
+
+    fn refresh(&mut self) {
+        // First lower, then look: a ring that is published meanwhile raises the bit again.
+        self.attention.lower(Attention::PUBLISHED);
+        self.reader.refresh();
+    }
+
+    fn offline(&mut self) {
+        self.reader.offline();
+        // To find the published ring again when it comes back.
+        self.attention.raise(Attention::PUBLISHED);
+    }
+
+    fn is_online(&self) -> bool {
+        self.reader.is_online()
+    }
+}
+
+impl<M: Send + 'static> Sender<M> for LockFreeSender<M> {
+    #[inline(always)]
+    fn push(&self, message: M) -> Result<(), PushError<M>> {
+        self.0.push(message)
+    }
+
+    #[inline]
+    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
+        self.0.push_batch(messages)
+    }
+}
+
+impl<M> Clone for LockFreeSender<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M> fmt::Debug for LockFreeSender<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LockFreeSender").field(&self.0).finish()
+    }
+}

@@ -1,0 +1,113 @@
+//! Mailboxes: a sender's window of messages in flight, whose outcomes come back by token, with no allocation and no wake-up.
+//!
+//! The fast way to have many messages on their way. A mailbox is another [`Ring`], from the poller to the sender. Each message takes
+//! one *credit* along, a counted reference to that ring, which returns with the outcome: so an outcome always finds a free slot, no reference
+//! count is touched on the way, and the ring lives until the last outcome is in. When the mailbox is dropped first, its ring is closed,
+//! and later outcomes are dropped where they arise.
+
+use super::mpsc::{PushError, Ring};
+use super::outcome::{Outcome, Responder};
+use crate::sync::Arc;
+use std::fmt;
+
+/// An outcome on its way back, with the credit that it travels on.
+pub(crate) struct Reply<R> {
+    token: u64,
+    outcome: Outcome<R>,
+    credit: Arc<Ring<Reply<R>>>,
+}
+
+impl<R> Reply<R> {
+    #[inline]
+    pub(super) fn deliver(credit: Arc<Ring<Self>>, token: u64, outcome: Outcome<R>) {
+        let ring = Arc::as_ptr(&credit);
+        // SAFETY: the reply holds a reference to the ring that it is pushed to, and so keeps it valid as long as it exists.
+        let pushed = unsafe { Ring::push_owner(ring, Self { token, outcome, credit }) };
+        match pushed {
+            Ok(()) => {}
+            // The mailbox was dropped: nobody wants the outcome.
+            Err(PushError::Closed(reply)) => drop(reply),
+            // There are as many slots as credits.
+            Err(PushError::Full(reply)) => {
+                debug_assert!(
+                    false,
+                    "a mailbox was full though it gave out no more credits than it has slots"
+                );
+                drop(reply);
+            }
+        }
+    }
+}
+
+/// A window of messages in flight and their outcomes. One owner; may move between threads.
+pub struct Mailbox<R> {
+    ring: Arc<Ring<Reply<R>>>,
+    /// The credits at home: `window` of them less what is in flight.
+    credits: Vec<Arc<Ring<Reply<R>>>>,
+    window: usize,
+}
+
+impl<R> Mailbox<R> {
+    /// A mailbox for up to `window` messages in flight at a time (1 or more).
+    ///
+    /// # Panics
+    /// If `window` is 0.
+    pub fn new(window: usize) -> Self {
+        assert!(window > 0, "a mailbox needs a window of 1 or more messages");
+        let ring = Arc::new(Ring::new(window.next_power_of_two().max(2)));
+        let credits = (0..window).map(|_| Arc::clone(&ring)).collect();
+        Self { ring, credits, window }
+    }
+
+    /// How many messages may be in flight at a time.
+    pub fn window(&self) -> usize {
+        self.window
+    }
+
+    /// How many outcomes are still to come or to be received.
+    pub fn in_flight(&self) -> usize {
+        self.window - self.credits.len()
+    }
+
+    /// Gives each outcome that has arrived, with its message's token, to `each`; returns how many. Never waits.
+    pub fn receive(&mut self, mut each: impl FnMut(u64, Outcome<R>)) -> usize {
+        let Self { ring, credits, .. } = self;
+        // SAFETY: `&mut self` is the one consumer of this ring, which nobody else has as a mailbox.
+        unsafe {
+            ring.consume(usize::MAX, |reply| {
+                credits.push(reply.credit);
+                each(reply.token, reply.outcome);
+            })
+        }
+    }
+
+    /// A responder for one more message, or `None` when the window is used up.
+    #[inline]
+    pub(crate) fn responder(&mut self, token: u64) -> Option<Responder<R>> {
+        self.credits.pop().map(|credit| Responder::to_mailbox(credit, token))
+    }
+
+    /// Takes back the credit of a message that was not accepted.
+    pub(crate) fn take_back(&mut self, responder: Responder<R>) {
+        self.credits.extend(responder.disarm());
+    }
+}
+
+impl<R> Drop for Mailbox<R> {
+    fn drop(&mut self) {
+        self.ring.close();
+        // What arrived before the bit; what comes after it is refused, and dropped by its deliverer. A reply whose slot is claimed but
+        // not yet written is dropped with the ring by the last of its owners... which it is itself: so wait for it.
+        while self.ring.len() > 0 {
+            if self.receive(|_, _| {}) == 0 {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
+impl<R> fmt::Debug for Mailbox<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("window", &self.window).field("in_flight", &self.in_flight()).finish()
+    }
+}

@@ -1,0 +1,162 @@
+//! Outcomes: what becomes of an accepted message, and the responder that delivers it exactly once, even when it is dropped.
+//!
+//! How a sender waits for its outcome is in [`super::ticket`] and [`super::mailbox`].
+
+use super::mailbox::Reply;
+use super::mpsc::Ring;
+use super::ticket::Cell;
+use crate::sync::Arc;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What became of a message that was accepted. Every accepted message gets exactly one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome<R> {
+    /// The message was executed; this is its answer (which may say that the device refused it).
+    Completed(R),
+    /// The message was not answered, and will not be.
+    Aborted(Aborted),
+}
+
+impl<R> Outcome<R> {
+    /// The answer, or why there is none.
+    pub fn into_result(self) -> Result<R, Aborted> {
+        match self {
+            Self::Completed(answer) => Ok(answer),
+            Self::Aborted(aborted) => Err(aborted),
+        }
+    }
+}
+
+/// Why a message has no answer, and whether the device may have acted on it all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("aborted: {reason}{}", if *may_have_executed { " (it may have been executed)" } else { " (it was not executed)" })]
+pub struct Aborted {
+    /// What happened to the controller, or to the message.
+    pub reason: AbortReason,
+    /// True when the message had reached the device, or had begun to run, before it was aborted.
+    pub may_have_executed: bool,
+}
+
+impl Aborted {
+    /// Aborted before anything acted on it.
+    pub const fn unexecuted(reason: AbortReason) -> Self {
+        Self { reason, may_have_executed: false }
+    }
+
+    /// Aborted when it may have been acted on.
+    pub const fn maybe_executed(reason: AbortReason) -> Self {
+        Self { reason, may_have_executed: true }
+    }
+}
+
+/// What ended a message without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AbortReason {
+    /// The last producer was unregistered while the message waited.
+    #[error("the last producer was unregistered")]
+    Unregistered,
+    /// The controller was detached.
+    #[error("the controller was detached")]
+    Detached,
+    /// The controller was reset while the message was in flight.
+    #[error("the controller was reset")]
+    Reset,
+    /// The device is gone.
+    #[error("the device was removed")]
+    Removed,
+    /// The controller failed; its state says why.
+    #[error("the controller failed")]
+    Failed,
+    /// The message's closure panicked.
+    #[error("the message panicked on the polling thread")]
+    Panicked,
+    /// The message was dropped unanswered; no path of the driver does that on purpose.
+    #[error("the message was dropped unanswered")]
+    Dropped,
+}
+
+/// Where an outcome goes. Small and allocation-free to move, since it travels in the ring's slot.
+enum Target<R> {
+    Cell(Arc<Cell<R>>),
+    Callback(Box<dyn FnOnce(Outcome<R>) + Send>),
+    Mailbox { mailbox: Arc<Ring<Reply<R>>>, token: u64 },
+}
+
+/// Delivers one outcome: by [`Responder::deliver`], or, if it is dropped, an abort.
+///
+/// Crate-private by design: only the driver answers messages.
+pub(crate) struct Responder<R>(Option<Target<R>>);
+
+impl<R> Responder<R> {
+    pub(super) fn to_cell(cell: Arc<Cell<R>>) -> Self {
+        Self(Some(Target::Cell(cell)))
+    }
+
+    pub(super) fn to_callback(callback: Box<dyn FnOnce(Outcome<R>) + Send>) -> Self {
+        Self(Some(Target::Callback(callback)))
+    }
+
+    pub(super) fn to_mailbox(mailbox: Arc<Ring<Reply<R>>>, token: u64) -> Self {
+        Self(Some(Target::Mailbox { mailbox, token }))
+    }
+
+    /// Delivers `outcome`. Does not wake sleepers: whoever delivers calls [`super::bell::Bell::ring`] after its last delivery.
+    pub(crate) fn deliver(mut self, outcome: Outcome<R>) {
+        if let Some(target) = self.0.take() {
+            target.deliver(outcome);
+        }
+    }
+
+    /// Disarms the responder of a message that was never accepted, without an answer; a mailbox gets its credit back.
+    pub(super) fn disarm(mut self) -> Option<Arc<Ring<Reply<R>>>> {
+        match self.0.take() {
+            Some(Target::Mailbox { mailbox, .. }) => Some(mailbox),
+            Some(Target::Cell(_) | Target::Callback(_)) | None => None,
+        }
+    }
+}
+
+impl<R> Target<R> {
+    #[inline]
+    fn deliver(self, outcome: Outcome<R>) {
+        match self {
+            Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
+            Self::Cell(cell) => cell.deliver(outcome),
+            Self::Callback(callback) => {
+                // Foreign code: a panic in it must not take the poller with it. Its message was answered, by the call.
+                if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+                    tracing::error!("a message's outcome callback panicked; the poller goes on");
+                }
+            }
+        }
+    }
+}
+
+impl<R> Drop for Responder<R> {
+    fn drop(&mut self) {
+        if let Some(target) = self.0.take() {
+            target.deliver(Outcome::Aborted(Aborted::maybe_executed(AbortReason::Dropped)));
+        }
+    }
+}
+
+impl<R> fmt::Debug for Responder<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let target = match &self.0 {
+            None => "answered",
+            Some(Target::Cell(_)) => "ticket",
+            Some(Target::Callback(_)) => "callback",
+            Some(Target::Mailbox { .. }) => "mailbox",
+        };
+        f.debug_tuple("Responder").field(&target).finish()
+    }
+}
+
+/// A message on its way, with the duty to answer it.
+#[derive(Debug)]
+pub(crate) struct Envelope<M, R> {
+    pub(crate) message: M,
+    pub(crate) responder: Responder<R>,
+}

@@ -1,0 +1,157 @@
+//! Rival: SPDK as it is today. The recursive robust mutex is held across the whole admin poll, messages included; a sender takes a second mutex and
+//! allocates each message.
+
+use super::super::attention::Attention;
+use super::super::generation::QuietRing;
+use super::super::mpsc::{PushError, Ring};
+use super::super::scheme::{Channel, Quiet, Receiver, Scheme, Sender};
+use super::pthread::RobustLock;
+use super::{BATCH, taken_under_the_lock};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Publication under the robust recursive mutex that every admin poll holds.
+#[derive(Clone, Copy, Debug)]
+pub struct RobustMutex;
+
+impl super::super::Sealed for RobustMutex {}
+
+impl Scheme for RobustMutex {
+    const NAME: &'static str = "robust-mutex";
+    type Channel<M: Send + 'static> = RobustMutexChannel<M>;
+}
+
+type Locked<M> = Arc<RobustLock<Option<Arc<Ring<Box<M>>>>>>;
+
+/// The control end.
+#[derive(Debug)]
+pub struct RobustMutexChannel<M>(Locked<M>);
+
+/// The polling thread's end.
+#[derive(Debug)]
+pub struct RobustMutexReceiver<M> {
+    published: Locked<M>,
+    /// What was taken out and waits to run; empty between calls, never grows.
+    batch: Vec<Box<M>>,
+}
+
+/// A producer's end. The mutex is the senders' own, as `external_io_msgs_lock`.
+#[derive(Debug)]
+pub struct RobustMutexSender<M> {
+    ring: Arc<Ring<Box<M>>>,
+    senders: Arc<Mutex<()>>,
+}
+
+/// The quiet ring, whose messages are boxed.
+#[derive(Debug)]
+pub struct BoxedQuiet<M>(QuietRing<Box<M>>);
+
+impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
+    type Sender = RobustMutexSender<M>;
+    type Receiver = RobustMutexReceiver<M>;
+    type Retiring = BoxedQuiet<M>;
+    type Quiet = BoxedQuiet<M>;
+
+    fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
+        let published = Arc::new(RobustLock::new(None));
+        let receiver =
+            RobustMutexReceiver { published: Arc::clone(&published), batch: Vec::with_capacity(BATCH) };
+        (Self(published), receiver)
+    }
+
+    fn publish(&mut self, capacity: usize) -> Self::Sender {
+        let ring = Arc::new(Ring::new(capacity));
+        let published = Arc::clone(&ring);
+        self.0.with(|current| *current = Some(published));
+        RobustMutexSender { ring, senders: Arc::default() }
+    }
+
+    fn retire(&mut self) -> Option<Self::Retiring> {
+        let ring = self.0.with(Option::take)?;
+        ring.close();
+        Some(BoxedQuiet(taken_under_the_lock(ring)))
+    }
+
+    fn settle(&mut self, retiring: Self::Retiring) -> Result<Self::Quiet, Self::Retiring> {
+        Ok(retiring)
+    }
+}
+
+impl<M: Send + 'static> Quiet<M> for BoxedQuiet<M> {
+    fn drain(&mut self, mut each: impl FnMut(M)) -> bool {
+        self.0.drain(|message| each(*message))
+    }
+}
+
+impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
+    #[inline(always)]
+    fn enter(&mut self) {
+        self.published.lock();
+    }
+
+    #[inline(always)]
+    fn leave(&mut self) {
+        self.published.unlock();
+    }
+
+    #[inline(always)]
+    fn receive(&mut self, max: usize, mut each: impl FnMut(M)) -> usize {
+        let batch = &mut self.batch;
+        // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.
+        let taken = self.published.with(|published| match published {
+            // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
+            Some(ring) if ring.has_message() => unsafe {
+                ring.consume(max.min(BATCH), |message| batch.push(message))
+            },
+            _ => 0,
+        });
+        self.batch.drain(..).for_each(|message| each(*message));
+        taken
+    }
+
+    fn refresh(&mut self) {}
+
+    fn offline(&mut self) {}
+
+    fn is_online(&self) -> bool {
+        false
+    }
+}
+
+impl<M: Send + 'static> Sender<M> for RobustMutexSender<M> {
+    #[inline]
+    fn push(&self, message: M) -> Result<(), PushError<M>> {
+        let message = Box::new(message);
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        let pushed = self.ring.push(message);
+        drop(senders);
+        pushed.map_err(|error| match error {
+            PushError::Full(message) => PushError::Full(*message),
+            PushError::Closed(message) => PushError::Closed(*message),
+        })
+    }
+
+    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
+        // SPDK has no batches; neither has its likeness.
+        let mut count = 0;
+        while !messages.is_empty() {
+            match self.push(messages.remove(0)) {
+                Ok(()) => count += 1,
+                Err(PushError::Full(message)) => {
+                    messages.insert(0, message);
+                    return if count == 0 { Err(PushError::Full(())) } else { Ok(count) };
+                }
+                Err(PushError::Closed(message)) => {
+                    messages.insert(0, message);
+                    return if count == 0 { Err(PushError::Closed(())) } else { Ok(count) };
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+impl<M> Clone for RobustMutexSender<M> {
+    fn clone(&self) -> Self {
+        Self { ring: Arc::clone(&self.ring), senders: Arc::clone(&self.senders) }
+    }
+}

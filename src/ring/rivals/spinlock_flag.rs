@@ -1,0 +1,140 @@
+//! Rival: the spinlock that is taken only when a flag says that something is pending. As cheap as a load while idle; whoever is preempted
+//! inside the lock still stops the poller.
+
+use super::super::attention::Attention;
+use super::super::generation::QuietRing;
+use super::super::mpsc::{PushError, Ring};
+use super::super::scheme::{Channel, Receiver, Scheme, Sender};
+use super::{BATCH, taken_under_the_lock};
+use crossbeam_utils::CachePadded;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Publication under a spinlock that a poll takes when the pending flag is set.
+#[derive(Clone, Copy, Debug)]
+pub struct SpinlockFlag;
+
+impl super::super::Sealed for SpinlockFlag {}
+
+impl Scheme for SpinlockFlag {
+    const NAME: &'static str = "spinlock-flag";
+    type Channel<M: Send + 'static> = SpinlockFlagChannel<M>;
+}
+
+#[derive(Debug)]
+struct Shared<M> {
+    pending: CachePadded<AtomicBool>,
+    published: CachePadded<spin::Mutex<Option<Arc<Ring<M>>>>>,
+}
+
+/// The control end.
+#[derive(Debug)]
+pub struct SpinlockFlagChannel<M>(Arc<Shared<M>>);
+
+/// The polling thread's end.
+#[derive(Debug)]
+pub struct SpinlockFlagReceiver<M> {
+    shared: Arc<Shared<M>>,
+    /// What was taken out under the lock and waits to run; empty between calls, never grows.
+    batch: Vec<M>,
+}
+
+/// A producer's end.
+#[derive(Debug)]
+pub struct SpinlockFlagSender<M> {
+    ring: Arc<Ring<M>>,
+    shared: Arc<Shared<M>>,
+}
+
+impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
+    type Sender = SpinlockFlagSender<M>;
+    type Receiver = SpinlockFlagReceiver<M>;
+    type Retiring = QuietRing<M>;
+    type Quiet = QuietRing<M>;
+
+    fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
+        let shared = Arc::new(Shared {
+            pending: CachePadded::new(AtomicBool::new(false)),
+            published: CachePadded::new(spin::Mutex::new(None)),
+        });
+        let receiver = SpinlockFlagReceiver { shared: Arc::clone(&shared), batch: Vec::with_capacity(BATCH) };
+        (Self(shared), receiver)
+    }
+
+    fn publish(&mut self, capacity: usize) -> Self::Sender {
+        let ring = Arc::new(Ring::new(capacity));
+        *self.0.published.lock() = Some(Arc::clone(&ring));
+        SpinlockFlagSender { ring, shared: Arc::clone(&self.0) }
+    }
+
+    fn retire(&mut self) -> Option<Self::Retiring> {
+        let ring = self.0.published.lock().take()?;
+        ring.close();
+        Some(taken_under_the_lock(ring))
+    }
+
+    fn settle(&mut self, retiring: Self::Retiring) -> Result<Self::Quiet, Self::Retiring> {
+        Ok(retiring)
+    }
+}
+
+impl<M: Send + 'static> SpinlockFlagReceiver<M> {
+    fn receive_pending(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+        let published = self.shared.published.lock();
+        // A swap, not a store: it reads the newest flag, so a sender whose flag it takes down has its message seen below (Acquire, pairs
+        // with the Release in `push`), and a later one raises the flag again.
+        self.shared.pending.swap(false, Ordering::AcqRel);
+        let taken = match &*published {
+            // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
+            Some(ring) => unsafe { ring.consume(max.min(BATCH), |message| self.batch.push(message)) },
+            None => 0,
+        };
+        drop(published);
+        if taken == max.min(BATCH) {
+            // Release: pairs with the swap above; there may be more.
+            self.shared.pending.store(true, Ordering::Release);
+        }
+        self.batch.drain(..).for_each(each);
+        taken
+    }
+}
+
+impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
+    #[inline(always)]
+    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+        // Relaxed: a hint; the lock orders what follows.
+        if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, each) } else { 0 }
+    }
+
+    fn refresh(&mut self) {}
+
+    fn offline(&mut self) {}
+
+    fn is_online(&self) -> bool {
+        false
+    }
+}
+
+impl<M: Send + 'static> Sender<M> for SpinlockFlagSender<M> {
+    #[inline(always)]
+    fn push(&self, message: M) -> Result<(), PushError<M>> {
+        self.ring.push(message)?;
+        // Release: pairs with the swap in `receive_pending`; after the message.
+        self.shared.pending.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    #[inline]
+    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
+        let count = self.ring.push_batch(messages)?;
+        // Release: as in `push`.
+        self.shared.pending.store(true, Ordering::Release);
+        Ok(count)
+    }
+}
+
+impl<M> Clone for SpinlockFlagSender<M> {
+    fn clone(&self) -> Self {
+        Self { ring: Arc::clone(&self.ring), shared: Arc::clone(&self.shared) }
+    }
+}
