@@ -122,9 +122,9 @@ impl DmaBuffer {
         bytes
     }
 
-    /// Drops the buffer without giving its range back for reuse: for memory that a device may still write to. The memory
-    /// stays allocated and mapped until [`DmaSpace::unmap_all`](super::DmaSpace::unmap_all).
-    pub fn abandon(mut self) {
+    /// From now on dropping the buffer does not give its range back for reuse: for memory that a device may still write
+    /// to. It stays allocated and mapped until [`DmaSpace::unmap_all`](super::DmaSpace::unmap_all).
+    pub fn abandon(&mut self) {
         self.reusable = false;
     }
 

@@ -1,1 +1,0 @@
-//! Tests of DMA memory, its allocator and PRP construction.
