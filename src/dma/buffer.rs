@@ -31,16 +31,15 @@ pub(super) struct MappedBlock {
 pub struct DmaBuffer {
     block: Arc<MappedBlock>,
     iova: u64,
+    /// 0 once the buffer is abandoned, so that a flag does not make every command in flight a word larger.
     len: usize,
-    /// Whether the range goes back to the allocator on drop.
-    reusable: bool,
 }
 
 impl DmaBuffer {
     /// A buffer over `len` bytes at `offset` of `block`, which the caller (the allocator) has set aside for it.
     pub(super) fn new(block: Arc<MappedBlock>, offset: usize, len: usize) -> Self {
         debug_assert!(offset.is_multiple_of(PAGE_BYTES) && offset + len <= block.memory.len());
-        Self { iova: block.iova + offset as u64, block, len, reusable: true }
+        Self { iova: block.iova + offset as u64, block, len }
     }
 
     /// Length in bytes, as it was asked for.
@@ -122,10 +121,11 @@ impl DmaBuffer {
         bytes
     }
 
-    /// From now on dropping the buffer does not give its range back for reuse: for memory that a device may still write
-    /// to. It stays allocated and mapped until [`DmaSpace::unmap_all`](super::DmaSpace::unmap_all).
+    /// Gives the buffer up without giving its range back for reuse: for memory that a device may still write to. It stays
+    /// allocated and mapped until [`DmaSpace::unmap_all`](super::DmaSpace::unmap_all). The buffer has no bytes from then
+    /// on and is only good for being dropped.
     pub fn abandon(&mut self) {
-        self.reusable = false;
+        self.len = 0;
     }
 
     fn offset(&self) -> usize {
@@ -141,7 +141,7 @@ impl DmaBuffer {
 
 impl Drop for DmaBuffer {
     fn drop(&mut self) {
-        if self.reusable {
+        if self.len > 0 {
             self.block.returned.push((self.offset(), self.len));
         }
     }

@@ -3,7 +3,7 @@
 //! One entry for a range that stays in a page, two for one that touches two pages, and else a list in memory of its own
 //! whose pages are chained by their last entries. Which memory the lists use is the caller's choice.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
@@ -62,10 +62,6 @@ impl<'a> PrpList<'a> {
             len,
         })
     }
-
-    fn iova(&self) -> u64 {
-        self.buffer.iova() + self.offset as u64
-    }
 }
 
 /// Bytes of list memory that any transfer of up to `max_transfer_bytes` needs, wherever it starts: 0 when two entries in
@@ -113,7 +109,8 @@ pub fn describe(
     if len - first <= page_size {
         return Ok((iova, second));
     }
-    let entries = (len - first).div_ceil(page_size);
+    // Pages are powers of two: a shift and a mask instead of divisions, which cost more than all the rest.
+    let entries = (len - first + page_size - 1) >> page_size.trailing_zeros();
     let prp2 = write_list(second, entries, page_size, list)?;
     Ok((iova, prp2))
 }
@@ -129,23 +126,34 @@ fn write_list(
     let list_bytes = list.map_or(0, |list| list.len);
     let too_small = PrpError::ListTooSmall { entries, list_bytes };
     let Some(list) = list else { return Err(too_small) };
+    let start = list.buffer.iova() + list.offset as u64;
+    // SAFETY: `PrpList::new` found the list inside its buffer.
+    let words = unsafe { list.buffer.as_ptr().add(list.offset) }.cast::<u64>();
+    let put = |at: usize, value: u64| {
+        if at >= list.len {
+            return None;
+        }
+        // SAFETY: `at` is inside the list, which `PrpList::new` found inside its buffer.
+        let word = unsafe { words.byte_add(at) };
+        // SAFETY: inside the buffer, which outlives `list`; aligned, as the buffer is to a page and the offset of the
+        // list, like `at`, to eight bytes; and accessed atomically or by a device.
+        let word = unsafe { AtomicU64::from_ptr(word.as_ptr()) };
+        // Relaxed: the doorbell's Release store publishes the list with the command that points to it.
+        word.store(value, Ordering::Relaxed);
+        Some(())
+    };
     let mut at = 0;
     for left in (1..=entries).rev() {
-        let entry_iova = list.iova() + at as u64;
-        let is_last_of_page = (entry_iova + ENTRY_BYTES as u64).is_multiple_of(page_size as u64);
+        let after = start + (at + ENTRY_BYTES) as u64;
+        let is_last_of_page = after & (page_size as u64 - 1) == 0;
         if is_last_of_page && left > 1 {
-            put(&list, at, entry_iova + ENTRY_BYTES as u64).ok_or(too_small)?;
+            put(at, after).ok_or(too_small)?;
             at += ENTRY_BYTES;
         }
-        put(&list, at, page).ok_or(too_small)?;
+        put(at, page).ok_or(too_small)?;
         at += ENTRY_BYTES;
         // Wraps only after the last entry of a range that ends with the address space.
         page = page.wrapping_add(page_size as u64);
     }
-    Ok(list.iova())
-}
-
-fn put(list: &PrpList<'_>, at: usize, value: u64) -> Option<()> {
-    // Relaxed: the doorbell's Release store publishes the list with the command that points to it.
-    (at < list.len).then(|| list.buffer.store_u64(list.offset + at, value, Ordering::Relaxed))
+    Ok(start)
 }
