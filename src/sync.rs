@@ -1,6 +1,6 @@
 //! The one switch between std and loom: every atomic of a protocol that loom models comes from here.
 //!
-//! What lives here: re-exports, an `UnsafeCell` with loom's closure interface, and the switch that takes
+//! What lives here: re-exports, an `UnsafeCell` with loom's closure interface, the futex, and the switch that takes
 //! a protection out for a negative control. No protocol lives here.
 
 #[cfg(not(loom))]
@@ -29,9 +29,77 @@ impl<T> UnsafeCell<T> {
         Self(std::cell::UnsafeCell::new(value))
     }
 
-    #[inline(always)]
+    #[inline]
     pub(crate) fn with_mut<R>(&self, access: impl FnOnce(*mut T) -> R) -> R {
         access(self.0.get())
+    }
+}
+
+/// Lets another thread run, where nothing can be done but wait for it.
+pub(crate) fn yield_now() {
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
+/// A word that threads can sleep on until it changes.
+#[cfg(not(loom))]
+#[derive(Debug, Default)]
+pub(crate) struct Futex {
+    pub(crate) word: AtomicU32,
+}
+
+#[cfg(not(loom))]
+impl Futex {
+    /// Sleeps while the word is `expected`, at most for `timeout`; may wake for no reason.
+    pub(crate) fn wait(&self, expected: u32, timeout: Option<std::time::Duration>) {
+        use rustix::thread::futex;
+        let timeout = timeout.map(|left| rustix::time::Timespec {
+            tv_sec: left.as_secs().min(1 << 40).cast_signed(),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        // Errors are reasons to look again: the word changed, a signal came, the time is over.
+        let _ = futex::wait(&self.word, futex::Flags::PRIVATE, expected, timeout.as_ref());
+    }
+
+    /// Wakes all who sleep on the word.
+    pub(crate) fn wake_all(&self) {
+        use rustix::thread::futex;
+        // Cannot fail for a mapped word; and there would be nothing to do about it on the polling thread.
+        let _ = futex::wake(&self.word, futex::Flags::PRIVATE, i32::MAX.cast_unsigned());
+    }
+}
+
+/// The kernel's futex as loom understands it: a sleeper that nobody wakes yields for ever, which loom reports.
+///
+/// (loom's own blocking does not do here: its mutex and its condition variable abort the process when they find a deadlock.)
+#[cfg(loom)]
+#[derive(Debug, Default)]
+pub(crate) struct Futex {
+    pub(crate) word: AtomicU32,
+    /// How often sleepers were woken; read and written in one order, as under the lock of the kernel's bucket.
+    wakes: AtomicU32,
+}
+
+#[cfg(loom)]
+impl Futex {
+    pub(crate) fn wait(&self, expected: u32, _timeout: Option<std::time::Duration>) {
+        // AcqRel: pairs with the one in `wake_all`: a wake-up that is not waited for below had its word changed before.
+        let wakes = self.wakes.fetch_add(0, Ordering::AcqRel);
+        // Relaxed: ordered by the above.
+        if self.word.load(Ordering::Relaxed) != expected {
+            return;
+        }
+        // Acquire: as above.
+        while self.wakes.load(Ordering::Acquire) == wakes {
+            loom::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        // AcqRel: pairs with the one in `wait`.
+        self.wakes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -40,23 +108,41 @@ impl<T> UnsafeCell<T> {
 pub(crate) enum Protection {
     /// The SeqCst fence between the poller's repin and its look at the published pointer.
     ReaderFence,
+    /// Lowering PUBLISHED before the look at the pointer, not after it.
+    LowerFirst,
     /// The CLOSED bit that a push meets.
     ClosedBit,
     /// Waiting for the grace period before the ring is drained.
     GracePeriod,
-    /// The fence between an outcome and the look at the sleepers.
+    /// The ringer's fence, between the outcome and the look at the sleepers.
     BellFence,
+    /// The sleeper's fence, between counting itself and the look for its outcome.
+    SleeperFence,
+    /// The count of rings that a sleeper's futex compares.
+    BellCount,
     /// The Release that publishes an outcome with its value.
     OutcomeRelease,
     /// The Release of a slot's sequence, which publishes its message.
     SlotRelease,
+    /// The Release that gives a slot back to the producers.
+    SlotReturn,
+    /// The order of the claims, by which a mailbox's deliverer sees all slots that earlier deliverers saw free.
+    ClaimOrder,
+    /// Waiting, when a mailbox is dropped, for the outcome whose slot is claimed and not yet written.
+    MailboxWait,
 }
 
 /// Whether `protection` is in place: always, except in a loom model that took it out.
 #[cfg(not(all(test, loom)))]
-#[inline(always)]
+#[inline]
 pub(crate) const fn protected(_protection: Protection) -> bool {
     true
+}
+
+/// The `strong` ordering; `Relaxed` in a loom model that took `protection` out.
+#[inline]
+pub(crate) fn ordering(strong: Ordering, protection: Protection) -> Ordering {
+    if protected(protection) { strong } else { Ordering::Relaxed }
 }
 
 #[cfg(all(test, loom))]
@@ -67,6 +153,8 @@ pub(crate) use sabotage::{protected, without};
 mod sabotage {
     use super::Protection;
     use std::cell::Cell;
+    use std::panic::{UnwindSafe, catch_unwind, panic_any, set_hook, take_hook};
+    use std::sync::Once;
 
     thread_local! {
         // loom runs all threads of a model on the thread that called it, so this reaches them all.
@@ -77,11 +165,26 @@ mod sabotage {
         MISSING.with(|missing| missing.get() != Some(protection))
     }
 
-    /// Runs `model` without `protection`, and says whether loom found the failure.
-    pub(crate) fn without(protection: Protection, model: impl FnOnce() + std::panic::UnwindSafe) -> bool {
+    /// Runs `model` without `protection` and returns the failure that loom found, if any.
+    pub(crate) fn without(protection: Protection, model: impl FnOnce() + UnwindSafe) -> Option<String> {
+        static QUIET: Once = Once::new();
+        QUIET.call_once(|| {
+            let usual = take_hook();
+            set_hook(Box::new(move |panic| {
+                if MISSING.with(Cell::get).is_none() {
+                    usual(panic);
+                }
+            }));
+        });
         MISSING.with(|missing| missing.set(Some(protection)));
-        let failed = std::panic::catch_unwind(model).is_err();
+        let failure = catch_unwind(model).err();
         MISSING.with(|missing| missing.set(None));
-        failed
+        failure.map(|payload| match payload.downcast::<String>() {
+            Ok(message) => *message,
+            Err(payload) => match payload.downcast::<&'static str>() {
+                Ok(message) => (*message).to_owned(),
+                Err(payload) => panic_any(payload),
+            },
+        })
     }
 }

@@ -27,7 +27,7 @@ impl Attention {
     /// The raised bits, as the hot path reads them: one plain load.
     ///
     /// A stale answer is harmless: the reader stays in its old epoch for another poll.
-    #[inline(always)]
+    #[inline]
     pub fn bits(&self) -> u32 {
         // Relaxed: nothing is concluded from zero; from anything else the cold path, which reads again with Acquire.
         self.0.load(Ordering::Relaxed)

@@ -8,26 +8,26 @@
 //! delivered, (R2) SeqCst fence, (R3) reads the count. Either R3 sees the sleeper, or S3 sees the outcome. A ring
 //! between S3 and the sleep changes `rung`, and the futex refuses to sleep on an old value.
 
-use crate::sync::{AtomicU32, Ordering, Protection, fence, protected};
-use std::time::{Duration, Instant};
+use crate::sync::{AtomicU32, Futex, Ordering, Protection, fence, protected};
+use std::time::Instant;
 
 /// Threads that wait for outcomes of one controller sleep here.
 #[derive(Debug)]
-pub struct Bell {
+pub(crate) struct Bell {
     /// How often it was rung; what sleepers sleep on.
-    rung: AtomicU32,
+    rung: Futex,
     /// How many threads are about to sleep, or asleep.
     sleepers: AtomicU32,
 }
 
 impl Bell {
     /// A bell with nobody asleep.
-    pub fn new() -> Self {
-        Self { rung: AtomicU32::new(0), sleepers: AtomicU32::new(0) }
+    pub(crate) fn new() -> Self {
+        Self { rung: Futex::default(), sleepers: AtomicU32::new(0) }
     }
 
     /// Wakes all sleepers, who look whether it was for them. Costs a fence and a load while nobody sleeps. Never waits.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         if protected(Protection::BellFence) {
             // SeqCst: R2; pairs with the fence in `sleep_until`.
             fence(Ordering::SeqCst);
@@ -40,20 +40,24 @@ impl Bell {
 
     #[cold]
     fn wake(&self) {
-        // Release: pairs with the Acquire in `sleep_until`; who sees the new count sees what was delivered before.
-        self.rung.fetch_add(1, Ordering::Release);
-        wake_all(&self.rung);
+        if protected(Protection::BellCount) {
+            // Release: pairs with the Acquire in `sleep_until`; who sees the new count sees what was delivered before.
+            self.rung.word.fetch_add(1, Ordering::Release);
+        }
+        self.rung.wake_all();
     }
 
     /// Sleeps until `ready` says so (true) or `deadline` has passed (false; `None` is for ever).
-    pub fn sleep_until(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
+    pub(crate) fn sleep_until(&self, deadline: Option<Instant>, mut ready: impl FnMut() -> bool) -> bool {
         // Relaxed: S1; ordered by the fence.
         self.sleepers.fetch_add(1, Ordering::Relaxed);
-        // SeqCst: S2; pairs with the fence in `ring`.
-        fence(Ordering::SeqCst);
+        if protected(Protection::SleeperFence) {
+            // SeqCst: S2; pairs with the fence in `ring`.
+            fence(Ordering::SeqCst);
+        }
         let is_ready = loop {
             // Acquire: pairs with the Release in `wake`.
-            let rung = self.rung.load(Ordering::Acquire);
+            let rung = self.rung.word.load(Ordering::Acquire);
             if ready() {
                 break true;
             }
@@ -61,7 +65,7 @@ impl Bell {
             if left.is_some_and(|left| left.is_zero()) {
                 break false;
             }
-            wait(&self.rung, rung, left);
+            self.rung.wait(rung, left);
         };
         // Relaxed: a count that is too high for a moment costs a system call, no more.
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
@@ -74,33 +78,3 @@ impl Default for Bell {
         Self::new()
     }
 }
-
-/// Sleeps while `word` is `expected`, at most for `timeout`; may wake for no reason.
-#[cfg(not(loom))]
-fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) {
-    use rustix::thread::futex;
-    let timeout = timeout.map(|left| rustix::time::Timespec {
-        tv_sec: left.as_secs().min(1 << 40).cast_signed(),
-        tv_nsec: left.subsec_nanos().into(),
-    });
-    // Errors are reasons to look again: the word changed, a signal came, the time is over.
-    let _ = futex::wait(word, futex::Flags::PRIVATE, expected, timeout.as_ref());
-}
-
-#[cfg(not(loom))]
-fn wake_all(word: &AtomicU32) {
-    use rustix::thread::futex;
-    // Cannot fail for a mapped word; and there would be nothing to do about it on the polling thread.
-    let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX.cast_unsigned());
-}
-
-/// Under loom a sleeper yields until the word changes: a sleeper that nobody wakes shows as a model that never ends.
-#[cfg(loom)]
-fn wait(word: &AtomicU32, expected: u32, _timeout: Option<Duration>) {
-    while word.load(Ordering::Acquire) == expected {
-        loom::thread::yield_now();
-    }
-}
-
-#[cfg(loom)]
-fn wake_all(_word: &AtomicU32) {}

@@ -5,7 +5,7 @@ use super::generation::{ClosedRing, QuietRing};
 use super::mpsc::{PushError, Ring};
 use super::published::{Publisher, Reader, published};
 use super::scheme::{Channel, Receiver, Scheme, Sender};
-use crate::sync::Arc;
+use crate::sync::{Arc, Protection, protected};
 use std::fmt;
 
 /// Publication by arc-swap, retirement by epoch. The default.
@@ -78,7 +78,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
-    #[inline(always)]
+    #[inline]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         match self.reader.current() {
             // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
@@ -90,9 +90,14 @@ impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     }
 
     fn refresh(&mut self) {
-        // First lower, then look: a ring that is published meanwhile raises the bit again.
-        self.attention.lower(Attention::PUBLISHED);
-        self.reader.refresh();
+        if protected(Protection::LowerFirst) {
+            // First lower, then look: a ring that is published meanwhile raises the bit again.
+            self.attention.lower(Attention::PUBLISHED);
+            self.reader.refresh();
+        } else {
+            self.reader.refresh();
+            self.attention.lower(Attention::PUBLISHED);
+        }
     }
 
     fn offline(&mut self) {
@@ -107,7 +112,7 @@ impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for LockFreeSender<M> {
-    #[inline(always)]
+    #[inline]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.0.push(message)
     }

@@ -7,7 +7,7 @@
 
 use super::mpsc::{PushError, Ring};
 use super::outcome::{Outcome, Responder};
-use crate::sync::Arc;
+use crate::sync::{Arc, Protection, protected, yield_now};
 use std::fmt;
 
 /// An outcome on its way back, with the credit that it travels on.
@@ -96,18 +96,21 @@ impl<R> Mailbox<R> {
 impl<R> Drop for Mailbox<R> {
     fn drop(&mut self) {
         self.ring.close();
-        // What arrived before the bit; what comes after it is refused, and dropped by its deliverer. A reply whose slot is claimed but
-        // not yet written is dropped with the ring by the last of its owners... which it is itself: so wait for it.
-        while self.ring.len() > 0 {
-            if self.receive(|_, _| {}) == 0 {
-                std::hint::spin_loop();
-            }
+        // What arrived before the bit is dropped here; what comes after it is refused, and dropped by its deliverer. A reply whose slot is
+        // claimed and not yet written would keep the ring alive in its own slot, for ever: so wait the moment that its deliverer needs.
+        self.receive(|_, _| {});
+        while !self.ring.is_empty() && protected(Protection::MailboxWait) {
+            yield_now();
+            self.receive(|_, _| {});
         }
     }
 }
 
 impl<R> fmt::Debug for Mailbox<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mailbox").field("window", &self.window).field("in_flight", &self.in_flight()).finish()
+        f.debug_struct("Mailbox")
+            .field("window", &self.window)
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
     }
 }

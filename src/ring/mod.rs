@@ -18,23 +18,28 @@
 //!             the reader consumes              the reader may still consume     the retirer consumes   nobody
 //! ```
 
-pub mod attention;
-pub mod bell;
-pub mod generation;
+mod attention;
+mod bell;
+mod generation;
 pub(crate) mod inside;
-pub mod lockfree;
-pub mod mailbox;
+mod lockfree;
+mod mailbox;
 pub mod mpsc;
-pub mod outcome;
-pub mod published;
+mod outcome;
+mod published;
 #[cfg(not(loom))]
 pub mod rivals;
-pub mod scheme;
+pub(crate) mod scheme;
 mod snapshot;
-pub mod ticket;
+mod ticket;
 mod waiters;
 
-pub use attention::Attention;
+#[cfg(all(test, loom))]
+mod models;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub(crate) use attention::Attention;
 pub use lockfree::LockFree;
 pub use mailbox::Mailbox;
 pub use outcome::{AbortReason, Aborted, Outcome};
@@ -44,14 +49,17 @@ pub use ticket::{Pending, Ticket};
 pub(crate) use outcome::{Envelope, Responder};
 pub(crate) use waiters::Waiters;
 
-/// Keeps [`Scheme`] to the schemes of this crate: an unsound one would hand a ring to two consumers.
-pub trait Sealed {}
+/// Keeps [`Scheme`] to the schemes of this crate: one that hands a ring to two consumers would break every promise.
+mod sealed {
+    pub trait Sealed {}
+}
+use sealed::Sealed;
 
 /// The size of a cache line on the machines that matter; pairs of them are prefetched together.
 const CACHE_LINE: usize = 64;
 
 /// Asks for the cache line at `address`, which may be any address at all.
-#[inline(always)]
+#[inline]
 fn prefetch(address: *const u8) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     // SAFETY: a prefetch is a hint that never faults; SSE is part of x86_64.

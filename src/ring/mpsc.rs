@@ -11,10 +11,18 @@
 //! [`Ring::close`] sets a bit in `tail`. A claim is a compare-and-swap on the same word, so the bit decides for
 //! each push, once and for all: claimed before (the drain will find it) or refused.
 //!
+//! # Why a mailbox's credit always finds a slot
+//! Claims form one chain of Release compare-and-swaps, read with Acquire: who claims after another has seen every slot free that the other saw
+//! free. A producer whose view of the consumer is old may still report a full ring, an answer like any other; but a
+//! [`Mailbox`](super::Mailbox) counts on a free slot for each of its credits, whichever thread brings it back. Of any `capacity + 1` successive claims
+//! two were made with the same credit, so a message that lies no more than `capacity` back was taken before the later one; messages
+//! are taken in order, so the slot of the newest claim had been given back by then, and the chain says so to who makes that claim. (The way of its
+//! own credit does not: it may have left long ago.)
+//!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
 use super::{CACHE_LINE, prefetch};
-use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, protected};
+use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -43,7 +51,7 @@ impl<T> Slot<T> {
     ///
     /// # Safety
     /// `slot` is valid until that store, and `position` was claimed by the caller.
-    #[inline(always)]
+    #[inline]
     unsafe fn fill(slot: *const Self, position: u64, value: T) {
         // SAFETY: valid; a reference to the cell alone, which others may free once the store below is done.
         let cell = unsafe { &(*slot).value };
@@ -51,11 +59,10 @@ impl<T> Slot<T> {
             // SAFETY: the claim found that the consumer is done with the slot: until the store below nobody else touches it.
             unsafe { (*cell).write(value) };
         });
-        let order = if protected(Protection::SlotRelease) { Ordering::Release } else { Ordering::Relaxed };
         // SAFETY: valid until the store below has happened.
         let sequence = unsafe { &(*slot).sequence };
         // Release: pairs with the Acquire in `consume`, which reads the value.
-        sequence.store(position + 1, order);
+        sequence.store(position + 1, ordering(Ordering::Release, Protection::SlotRelease));
     }
 }
 
@@ -120,7 +127,7 @@ impl<T> Ring<T> {
         self.len() == 0
     }
 
-    #[inline(always)]
+    #[inline]
     fn slot(&self, position: u64) -> &Slot<T> {
         let index = (position & self.mask) as usize;
         // SAFETY: `mask` is `slots.len() - 1` with a power-of-two length, so `index < slots.len()`.
@@ -140,29 +147,33 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Appends values from `values` while there is room, with one claim for each stretch of them, and removes from the vector what
-    /// was appended. Returns how many; `Err` when the ring is closed and none was appended.
+    /// Appends values from the front of `values` while there is room, many with one claim, and removes from the vector what was
+    /// appended. Returns how many; `Err` when none could be.
     pub fn push_batch(&self, values: &mut Vec<T>) -> Result<usize, PushError<()>> {
-        if values.is_empty() {
-            return Ok(0);
-        }
-        match self.claim(values.len().min(self.slots.len())) {
-            Ok((first, count)) => {
-                for (position, value) in (first..).zip(values.drain(..count)) {
-                    self.fill(position, value);
+        let mut pushed = 0;
+        while !values.is_empty() {
+            match self.claim(values.len().min(self.slots.len())) {
+                Ok((first, count)) => {
+                    for (position, value) in (first..).zip(values.drain(..count)) {
+                        self.fill(position, value);
+                    }
+                    pushed += count;
                 }
-                Ok(count)
+                Err(_) if pushed > 0 => break,
+                Err(ClaimError::Full) => return Err(PushError::Full(())),
+                Err(ClaimError::Closed) => return Err(PushError::Closed(())),
             }
-            Err(ClaimError::Full) => Err(PushError::Full(())),
-            Err(ClaimError::Closed) => Err(PushError::Closed(())),
         }
+        Ok(pushed)
     }
 
     /// Claims up to `wanted` successive positions: the first one, and how many.
     #[inline]
     fn claim(&self, wanted: usize) -> Result<(u64, usize), ClaimError> {
-        // Relaxed: only a guess, the compare-and-swap below checks it.
-        let mut tail = self.tail.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release of earlier claims: the slots that they found free are free for us. As for the
+        // position itself it is only a guess, which the compare-and-swap below checks.
+        let acquire = ordering(Ordering::Acquire, Protection::ClaimOrder);
+        let mut tail = self.tail.load(acquire);
         loop {
             if tail & CLOSED != 0 && protected(Protection::ClosedBit) {
                 return Err(ClaimError::Closed);
@@ -183,20 +194,16 @@ impl<T> Ring<T> {
                 count /= 2;
             };
             if free {
-                // Relaxed both: the word only decides who owns a position and what came before CLOSED, by its own
-                // modification order; the message is published by the slot's sequence.
-                match self.tail.compare_exchange_weak(
-                    tail,
-                    tail + count,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                ) {
+                // Release: pairs with the Acquires of later claims. Who owns a position, and what came before CLOSED, is decided by the
+                // word's own modification order; the message is published by the slot's sequence.
+                let release = ordering(Ordering::Release, Protection::ClaimOrder);
+                match self.tail.compare_exchange_weak(tail, tail + count, release, acquire) {
                     Ok(_) => return Ok((position, count as usize)),
                     Err(now) => tail = now,
                 }
             } else {
-                // Relaxed: full only if nobody moved the tail meanwhile; else try again with the new one.
-                let now = self.tail.load(Ordering::Relaxed);
+                // Acquire: as above. Full only if nobody moved the tail meanwhile; else try again with the new one.
+                let now = self.tail.load(acquire);
                 if now == tail {
                     return Err(ClaimError::Full);
                 }
@@ -228,14 +235,14 @@ impl<T> Ring<T> {
     }
 
     /// Writes a claimed slot and hands it to the consumer.
-    #[inline(always)]
+    #[inline]
     fn fill(&self, position: u64, value: T) {
         // SAFETY: `position` was claimed by this thread, in a ring that `self` keeps alive.
         unsafe { Slot::fill(self.slot(position), position, value) };
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
-    #[inline(always)]
+    #[inline]
     pub fn has_message(&self) -> bool {
         // Relaxed: the consumer's own word.
         let head = self.head.load(Ordering::Relaxed);
@@ -267,10 +274,11 @@ impl<T> Ring<T> {
             let value = slot.value.with_mut(|cell| {
                 // SAFETY: the sequence says that the slot holds the message of position `head`, written before the Release that we
                 // acquired; we are the only consumer, and moving `head` on makes sure that it is read only once.
-                unsafe { (*cell).assume_init_read() }
+                unsafe { cell.cast::<T>().read() }
             });
             // Release: pairs with the Acquire in `claim`: the slot's next writer comes after our read.
-            slot.sequence.store(head + self.slots.len() as u64, Ordering::Release);
+            let release = ordering(Ordering::Release, Protection::SlotReturn);
+            slot.sequence.store(head + self.slots.len() as u64, release);
             head += 1;
             taken += 1;
             // Relaxed: see above.

@@ -2,12 +2,12 @@
 //!
 //! How a sender waits for its outcome is in [`super::ticket`] and [`super::mailbox`].
 
+use super::inside::{InsidePoll, contain_panic};
 use super::mailbox::Reply;
 use super::mpsc::Ring;
 use super::ticket::Cell;
 use crate::sync::Arc;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What became of a message that was accepted. Every accepted message gets exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +125,10 @@ impl<R> Target<R> {
             Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
             Self::Cell(cell) => cell.deliver(outcome),
             Self::Callback(callback) => {
-                // Foreign code: a panic in it must not take the poller with it. Its message was answered, by the call.
-                if catch_unwind(AssertUnwindSafe(|| callback(outcome))).is_err() {
+                // Whichever thread delivers, poller or detacher: what would wait for it is refused, and a panic does not take it along. The
+                // message was answered, by the call.
+                let _inside = InsidePoll::enter();
+                if contain_panic(|| callback(outcome)).is_none() {
                     tracing::error!("a message's outcome callback panicked; the poller goes on");
                 }
             }

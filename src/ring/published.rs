@@ -2,14 +2,19 @@
 //!
 //! Generic over what is published; the ring and its draining are in [`super::lockfree`].
 //!
-//! # Why a reader that has repinned cannot still use a retired value
-//! The reader, in its cold path: (R1) `repin` stores the global epoch as its own, (R2) SeqCst fence, (R3) it loads the
-//! pointer. The publisher: (P1) swaps the pointer out, (P2) SeqCst fence, (P3) reads the reader's epoch to advance the global one.
-//! The fences are totally ordered. If P2 comes before R2, R3 sees the swap: the reader has left. If R2 comes
-//! first, P3 sees the epoch of R1 or a later one; the value was swapped out in an epoch at least as new as that, and the flag deferred at that point is
-//! raised only two advances later, each of which needs the reader to repin again, and so to pass R2 after P2. Without the fence of R2, R3
-//! may be satisfied before R1 is visible; `repin` itself orders nothing after it. loom finds that
-//! (`models::publication_without_the_reader_fence`).
+//! # Why a reader that the flag says has left cannot still use the retired value
+//! The reader, in its cold path: (R1) `pin` or `repin` reads the global epoch and stores it as its own, (R2) SeqCst fence, (R3) it loads the
+//! pointer. The publisher: (P1) swaps the pointer out, (P2) SeqCst fence, (P3) reads the global epoch, E, and defers the flag in it. The flag goes up
+//! when the global epoch has become E + 2, and that last advance (a SeqCst fence, then a look at the reader) found the reader either
+//! unpinned or in epoch E + 1.
+//!
+//! - *In E + 1.* R1 had read E + 1. Were R2 before P2 in the order of fences, P3 would have read E + 1 or later. So P2 came before
+//!   R2, and R3 saw the swap. What the reader did before comes before R1's Release, which the advance acquired.
+//! - *Unpinned.* Either the reader has not been online since, and what it did before comes before the Release of its unpinning; or its R1 was not
+//!   seen, so that its R2 comes after the advance's fence, and so after P2, and R3 saw the swap.
+//!
+//! Without the fence of R2, R3 may be satisfied before R1 is visible: `repin` itself orders nothing after it. loom finds that
+//! (`models::publication`). The publisher's side would have its fence from the collector too; P2 makes the argument our own.
 //!
 //! A reader that does not repin (because it read a stale zero from the attention word, or stalls) stays in its old epoch and holds the retirement up,
 //! which is safe.
@@ -35,7 +40,7 @@ struct Pinned(Guard);
 unsafe impl Send for Pinned {}
 
 /// The publishing end: one, owned by whoever serialises control operations.
-pub struct Publisher<T> {
+pub(super) struct Publisher<T> {
     snapshot: Snapshot<T>,
     /// What is published; the publisher's own copy, which needs no look at the shared pointer.
     published: Option<Arc<T>>,
@@ -44,7 +49,7 @@ pub struct Publisher<T> {
 }
 
 /// The reading end: one, owned by the polling thread. May be moved to another thread between polls.
-pub struct Reader<T> {
+pub(super) struct Reader<T> {
     snapshot: Snapshot<T>,
     /// `Some` while online: it keeps its value alive.
     cached: Option<CachedSnapshot<T>>,
@@ -56,13 +61,13 @@ pub struct Reader<T> {
 }
 
 /// A value that was published and is no more; `has_left` says when the reader is out of it.
-pub struct Retired<T> {
+pub(super) struct Retired<T> {
     value: Arc<T>,
     left: Arc<AtomicBool>,
 }
 
 /// A publisher and its one reader, with nothing published. The reader is offline.
-pub fn published<T: Send + Sync + 'static>() -> (Publisher<T>, Reader<T>) {
+pub(super) fn published<T: Send + Sync + 'static>() -> (Publisher<T>, Reader<T>) {
     let snapshot = Snapshot::new();
     let collector = Collector::new();
     let reader = Reader {
@@ -78,14 +83,14 @@ pub fn published<T: Send + Sync + 'static>() -> (Publisher<T>, Reader<T>) {
 
 impl<T: Send + Sync + 'static> Publisher<T> {
     /// Publishes `value`. The caller then raises [`super::Attention::PUBLISHED`].
-    pub fn publish(&mut self, value: Arc<T>) {
+    pub(super) fn publish(&mut self, value: Arc<T>) {
         self.published = Some(Arc::clone(&value));
         let old = self.snapshot.swap(Some(value));
         debug_assert!(old.is_none(), "a value is retired before the next one is published");
     }
 
     /// Unpublishes the value, if there is one, once `close` has closed it. The caller then raises [`super::Attention::RETIRING`].
-    pub fn retire_closing(&mut self, close: impl FnOnce(&T)) -> Option<Retired<T>> {
+    pub(super) fn retire_closing(&mut self, close: impl FnOnce(&T)) -> Option<Retired<T>> {
         close(self.published.take()?.as_ref());
         let value = self.snapshot.swap(None)?;
         // SeqCst: P2 of the module's argument; pairs with the fence in `Reader::refresh`.
@@ -100,15 +105,15 @@ impl<T: Send + Sync + 'static> Publisher<T> {
     }
 
     /// Drives the epoch forward as far as the reader allows. Bounded, and never waits.
-    pub fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         self.participant.0.pin().flush();
     }
 }
 
 impl<T: Send + Sync + 'static> Reader<T> {
     /// The value as of the last [`Reader::refresh`]. No atomic access at all.
-    #[inline(always)]
-    pub fn current(&self) -> Option<&Arc<T>> {
+    #[inline]
+    pub(super) fn current(&self) -> Option<&Arc<T>> {
         self.current.as_ref()
     }
 
@@ -116,13 +121,13 @@ impl<T: Send + Sync + 'static> Reader<T> {
     ///
     /// Called between polls only: after it, this thread is out of every value that was retired before.
     #[cold]
-    pub fn refresh(&mut self) {
+    pub(super) fn refresh(&mut self) {
         match &mut self.pinned {
             Some(pinned) => pinned.0.repin(),
             None => self.pinned = Some(Pinned(self.participant.0.pin())),
         }
         if protected(Protection::ReaderFence) {
-            // SeqCst: R2 of the module's argument; pairs with the fences in `Publisher::retire` and in the collector's advance.
+            // SeqCst: R2 of the module's argument; pairs with the fence in `Publisher::retire_closing` and in the collector's advance.
             fence(Ordering::SeqCst);
         }
         let snapshot = &self.snapshot;
@@ -130,7 +135,7 @@ impl<T: Send + Sync + 'static> Reader<T> {
     }
 
     /// Leaves, and lets go of the value, until the next [`Reader::refresh`]: a reader that is offline holds nobody up.
-    pub fn offline(&mut self) {
+    pub(super) fn offline(&mut self) {
         self.current = None;
         self.cached = None;
         // Unpinning stores with Release, which the collector's advance acquires: our last use comes before "left".
@@ -138,20 +143,20 @@ impl<T: Send + Sync + 'static> Reader<T> {
     }
 
     /// Whether the reader takes part in grace periods.
-    pub fn is_online(&self) -> bool {
+    pub(super) fn is_online(&self) -> bool {
         self.pinned.is_some()
     }
 }
 
 impl<T> Retired<T> {
     /// Whether the reader has left the value for good. Driven by [`Publisher::advance`].
-    pub fn has_left(&self) -> bool {
-        // Acquire: pairs with the Release of the deferred store in `Publisher::retire`.
+    pub(super) fn has_left(&self) -> bool {
+        // Acquire: pairs with the Release of the deferred store in `Publisher::retire_closing`.
         !protected(Protection::GracePeriod) || self.left.load(Ordering::Acquire)
     }
 
     /// The value.
-    pub fn value(&self) -> &Arc<T> {
+    pub(super) fn value(&self) -> &Arc<T> {
         &self.value
     }
 }

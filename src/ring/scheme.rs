@@ -56,11 +56,11 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
 #[doc(hidden)]
 pub trait Receiver<M>: Send + 'static {
     /// Called at the start of each poll; a scheme that holds a lock across the poll takes it here.
-    #[inline(always)]
+    #[inline]
     fn enter(&mut self) {}
 
     /// Called at the end of each poll.
-    #[inline(always)]
+    #[inline]
     fn leave(&mut self) {}
 
     /// Takes up to `max` messages and gives each to `each`; returns how many.

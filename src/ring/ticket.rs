@@ -2,7 +2,7 @@
 
 use super::outcome::{Outcome, Responder};
 use super::waiters::Waiters;
-use crate::sync::{Arc, AtomicU32, Ordering, Protection, UnsafeCell, protected};
+use crate::sync::{Arc, AtomicU32, Ordering, Protection, UnsafeCell, ordering};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -38,9 +38,8 @@ impl<R> Cell<R> {
             // SAFETY: only the responder writes, once, since delivering consumes it; the ticket reads after READY only.
             unsafe { *slot = Some(outcome) };
         });
-        let order = if protected(Protection::OutcomeRelease) { Ordering::Release } else { Ordering::Relaxed };
         // Release: pairs with the Acquire in `is_ready`.
-        self.state.store(READY, order);
+        self.state.store(READY, ordering(Ordering::Release, Protection::OutcomeRelease));
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -99,13 +98,16 @@ impl<R> Ticket<R> {
     /// Spins for about two microseconds, then sleeps. From inside a message or completion on the polling thread use [`Ticket::try_take`]: the
     /// poller cannot answer while it waits for itself, so there this returns [`Pending`] at once.
     pub fn wait(self, timeout: Duration) -> Result<Outcome<R>, Pending<R>> {
+        if super::inside::is_inside_poll() {
+            return self.try_take();
+        }
         for _ in 0..SPINS {
             if self.cell.is_ready() {
                 break;
             }
             std::hint::spin_loop();
         }
-        if !self.cell.is_ready() && !super::inside::is_inside_poll() {
+        if !self.cell.is_ready() {
             let deadline = Instant::now().checked_add(timeout);
             self.waiters.bell().sleep_until(deadline, || self.cell.is_ready());
         }

@@ -4,6 +4,7 @@
 //! it sleeps on the bell like any blocking waiter, and ends with the controller. Who only blocks or polls never pays for it.
 
 use super::bell::Bell;
+use super::inside::contain_panic;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -48,21 +49,25 @@ impl Waiters {
     /// Has `waker` called once `is_ready` says so. The caller looks once more afterwards: an outcome that came before this call is not noticed.
     pub(super) fn wake_when(&self, key: usize, is_ready: Box<dyn Fn() -> bool + Send>, waker: Waker) {
         let mut state = self.helper.lock();
-        match state.awaited.iter_mut().find(|awaited| awaited.key == key) {
-            Some(awaited) => awaited.waker = waker,
-            None => state.awaited.push(Awaited { key, is_ready, waker }),
-        }
+        let known = state.awaited.iter().position(|awaited| awaited.key == key);
+        let replaced = known.map(|index| state.awaited.swap_remove(index));
+        state.awaited.push(Awaited { key, is_ready, waker });
         if !state.is_running {
             let (helper, bell) = (Arc::clone(&self.helper), Arc::clone(&self.bell));
             let thread = std::thread::Builder::new().name("slipring-wakers".into());
             state.is_running = thread.spawn(move || helper.run(&bell)).is_ok();
-            if !state.is_running {
-                // No thread to be had: wake at once, so that the executor polls again instead of sleeping for ever.
-                tracing::warn!("no helper thread for wakers: awaited tickets are polled");
-                state.awaited.drain(..).for_each(|awaited| awaited.waker.wake());
+        }
+        // No thread to be had: wake at once, so that the executor polls again instead of sleeping for ever.
+        let unhelped = if state.is_running { Vec::new() } else { std::mem::take(&mut state.awaited) };
+        drop(state);
+        // Foreign code, and so outside the lock.
+        drop(replaced);
+        if !unhelped.is_empty() {
+            tracing::warn!("no helper thread for wakers: awaited tickets are polled");
+            for awaited in unhelped {
+                awaited.waker.wake();
             }
         }
-        drop(state);
         self.helper.changed.notify_one();
     }
 }
@@ -90,8 +95,7 @@ impl Helper {
             let ready: Vec<_> = self.lock().awaited.extract_if(.., |awaited| (awaited.is_ready)()).collect();
             for awaited in ready {
                 // A waker that panics must not end the helper for all the others.
-                let wake = std::panic::AssertUnwindSafe(|| awaited.waker.wake());
-                if std::panic::catch_unwind(wake).is_err() {
+                if contain_panic(|| awaited.waker.wake()).is_none() {
                     tracing::error!("the waker of an awaited ticket panicked");
                 }
             }

@@ -83,17 +83,17 @@ impl<M: Send + 'static> Quiet<M> for BoxedQuiet<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
-    #[inline(always)]
+    #[inline]
     fn enter(&mut self) {
         self.published.lock();
     }
 
-    #[inline(always)]
+    #[inline]
     fn leave(&mut self) {
         self.published.unlock();
     }
 
-    #[inline(always)]
+    #[inline]
     fn receive(&mut self, max: usize, mut each: impl FnMut(M)) -> usize {
         let batch = &mut self.batch;
         // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.

@@ -69,7 +69,7 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
-    #[inline(always)]
+    #[inline]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         let published = self.published.lock();
         let taken = match &*published {
@@ -96,7 +96,7 @@ impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for SpinlockSender<M> {
-    #[inline(always)]
+    #[inline]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.0.push(message)
     }

@@ -100,7 +100,7 @@ impl<M: Send + 'static> SpinlockFlagReceiver<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
-    #[inline(always)]
+    #[inline]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         // Relaxed: a hint; the lock orders what follows.
         if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, each) } else { 0 }
@@ -116,7 +116,7 @@ impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for SpinlockFlagSender<M> {
-    #[inline(always)]
+    #[inline]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.ring.push(message)?;
         // Release: pairs with the swap in `receive_pending`; after the message.

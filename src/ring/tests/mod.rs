@@ -1,0 +1,1 @@
+//! What the ring module promises, on real threads.
