@@ -1,1 +1,16 @@
-//! `poller`: what a polling thread calls.
+//! `poller`: what a polling thread calls. The controller's poller, queue pairs, groups of them, and pinning.
+//!
+//! Thread rules are types: a [`Poller`] and a [`QueuePair`] have one owner each (`&mut`) and may move between threads.
+#![forbid(unsafe_code)]
+
+mod ctrlr_poller;
+mod group;
+mod pin;
+mod qpair;
+
+pub use ctrlr_poller::{PollError, Poller, PollerError};
+pub use group::PollGroup;
+pub use pin::{PinError, core_ids, pin_to_core};
+pub use qpair::{
+    IoCompletion, QpairError, QpairOptions, QpairStatistics, QueuePair, SubmitError, SubmitReason,
+};

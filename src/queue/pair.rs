@@ -177,6 +177,17 @@ impl<R> Pair<R> {
         self.max_transfer_bytes
     }
 
+    /// Lowers the longest transfer to what the controller turns out to take. A higher value changes nothing, as the PRP lists are reserved.
+    pub fn limit_transfer_bytes(&mut self, max_transfer_bytes: usize) {
+        self.max_transfer_bytes = self.max_transfer_bytes.min(max_transfer_bytes);
+    }
+
+    /// Whether [`process`](Self::process) would find a completion: one load and a compare.
+    #[inline]
+    pub fn has_completion(&self) -> bool {
+        self.new_word().is_some()
+    }
+
     /// Commands that may be outstanding at once: one less than there are submission queue entries.
     pub fn capacity(&self) -> usize {
         self.trackers.capacity()

@@ -94,7 +94,7 @@ impl<R> Responder<R> {
         Self(Some(Target::Cell(cell)))
     }
 
-    pub(super) fn to_callback(callback: Box<dyn FnOnce(Outcome<R>) + Send>) -> Self {
+    pub(crate) fn to_callback(callback: Box<dyn FnOnce(Outcome<R>) + Send>) -> Self {
         Self(Some(Target::Callback(callback)))
     }
 

@@ -1,0 +1,355 @@
+//! Bring-up, in steps that never wait: from any state of the device to a controller that is ready for commands. Attach and reset both use it.
+//!
+//! NVMe Base 2.0, 3.5.1: disable, configure the admin queues, enable, identify, set the number of queues, create the external queue pair, read the
+//! namespaces. Each wait has a deadline; each value that the device gives is checked.
+#![forbid(unsafe_code)]
+
+use super::core::{Core, Purpose};
+use super::hub::{Hub, Limits};
+use super::qpair_slot::QpairSlot;
+use super::registers::{check_cap, check_csts, read_cc, write_cc};
+use super::state::Failure;
+use crate::dma::{DmaBuffer, DmaSlice};
+use crate::queue::{Pair, PairConfig};
+use crate::spec::command::Command;
+use crate::spec::completion::Completion;
+use crate::spec::feature::FeatureId;
+use crate::spec::identify::{Cns, IdentifyCtrlr};
+use crate::spec::registers::{self, ACQ, AQA, ASQ, Aqa, CRTO, Cap, Cc, Crto};
+use crate::spec::status::Status;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use zerocopy::FromBytes;
+
+/// The longest transfer that the driver makes where the controller sets no limit, or a higher one.
+pub(super) const MAX_TRANSFER_BYTES: usize = 1 << 20;
+/// The page size that the driver prefers (CC.MPS of 0).
+const PREFERRED_PAGE_BYTES: usize = 4096;
+/// CAP.TO and CRTO count in these.
+const READY_UNIT: Duration = Duration::from_millis(500);
+/// CC.CSS: NVM command set; all supported I/O command sets; admin commands only (NVMe Base 2.0, figure 46).
+const CSS_NVM: u8 = 0b000;
+const CSS_ALL: u8 = 0b110;
+const CSS_ADMIN_ONLY: u8 = 0b111;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Enabled but not ready yet: CC.EN must not be cleared before it is.
+    ReadyBeforeDisable,
+    Disabled,
+    Ready,
+    Identify,
+    NumberOfQueues,
+    ExternalCq,
+    ExternalSq,
+    Namespaces,
+}
+
+/// One bring-up on its way.
+#[derive(Debug)]
+pub(super) struct BringUp {
+    stage: Stage,
+    started: Instant,
+    deadline: Instant,
+    answer: Option<(Completion, Vec<u8>)>,
+}
+
+impl BringUp {
+    /// A bring-up that has done nothing yet.
+    pub(super) fn start(hub: &Hub, now: Instant) -> Self {
+        let timeout = ready_timeout(hub);
+        Self { stage: Stage::ReadyBeforeDisable, started: now, deadline: now + timeout, answer: None }
+    }
+
+    /// The answer to the command in flight.
+    pub(super) fn answered(&mut self, completion: Completion, data: Option<&DmaBuffer>) {
+        self.answer = Some((completion, data.map(DmaBuffer::to_vec).unwrap_or_default()));
+    }
+
+    /// One step on; true at the end.
+    pub(super) fn step(&mut self, core: &mut Core, now: Instant) -> Result<bool, Failure> {
+        match self.stage {
+            Stage::ReadyBeforeDisable | Stage::Disabled | Stage::Ready => self.step_registers(core, now)?,
+            Stage::Namespaces => return self.step_namespaces(core, now),
+            _ => {
+                check_csts(&*core.hub.transport)?;
+                if let Some((completion, data)) = self.answer.take() {
+                    self.step_answer(core, &completion, &data, now)?;
+                } else if now >= self.deadline {
+                    return Err(self.timeout(core, now));
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn timeout(&self, core: &Core, now: Instant) -> Failure {
+        let what = match self.stage {
+            Stage::ReadyBeforeDisable => "CSTS.RDY = 1 (before it is disabled)",
+            Stage::Disabled => "CSTS.RDY = 0",
+            Stage::Ready => "CSTS.RDY = 1",
+            Stage::Identify => "the answer to Identify Controller",
+            Stage::NumberOfQueues => "the answer to Set Features (Number of Queues)",
+            Stage::ExternalCq => "the answer to Create I/O Completion Queue",
+            Stage::ExternalSq => "the answer to Create I/O Submission Queue",
+            Stage::Namespaces => "the list of namespaces",
+        };
+        let csts = core.hub.transport.read_u32(registers::CSTS);
+        Failure::Timeout { what, waited_ms: (now - self.started).as_millis() as u64, csts }
+    }
+
+    fn enter(&mut self, stage: Stage, now: Instant, timeout: Duration) {
+        self.stage = stage;
+        self.started = now;
+        self.deadline = now + timeout;
+    }
+
+    fn step_registers(&mut self, core: &mut Core, now: Instant) -> Result<(), Failure> {
+        let transport = Arc::clone(&core.hub.transport);
+        check_cap(&*transport)?;
+        let cc = read_cc(&*transport);
+        // A fatal status from before is what the disable below is for.
+        let csts = match check_csts(&*transport) {
+            Err(Failure::Fatal { csts }) if self.stage != Stage::Ready => registers::Csts::from_bits(csts),
+            other => other?,
+        };
+        match self.stage {
+            Stage::ReadyBeforeDisable if cc.en() && !csts.rdy() && !csts.cfs() => {}
+            Stage::ReadyBeforeDisable => {
+                if cc.en() {
+                    write_cc(&*transport, cc.with_en(false).with_shn(0));
+                }
+                self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
+                return Ok(());
+            }
+            Stage::Disabled if !csts.rdy() => {
+                enable(core)?;
+                self.enter(Stage::Ready, now, ready_timeout(&core.hub));
+                return Ok(());
+            }
+            Stage::Ready if csts.rdy() => {
+                let timeout = core.hub.options.admin_timeout;
+                self.enter(Stage::Identify, now, timeout);
+                return ask(core, Command::identify(Cns::CTRLR, 0, 0), true);
+            }
+            _ => {}
+        }
+        if now >= self.deadline { Err(self.timeout(core, now)) } else { Ok(()) }
+    }
+
+    fn step_answer(
+        &mut self,
+        core: &mut Core,
+        completion: &Completion,
+        data: &[u8],
+        now: Instant,
+    ) -> Result<(), Failure> {
+        let status = completion.status();
+        let timeout = core.hub.options.admin_timeout;
+        match self.stage {
+            Stage::Identify => {
+                refused("Identify Controller", status)?;
+                identified(core, data)?;
+                if is_admin_only(core) {
+                    self.enter_namespaces(core, now);
+                    return Ok(());
+                }
+                self.enter(Stage::NumberOfQueues, now, timeout);
+                // 0-based counts, submission queues low and completion queues high; asked once, before any is created.
+                let wanted_z = u32::from(core.hub.options.io_queues - 1);
+                let cdw11 = wanted_z | wanted_z << 16;
+                ask(core, Command::set_features(FeatureId::NUMBER_OF_QUEUES, false, 0, cdw11), false)
+            }
+            Stage::NumberOfQueues => {
+                refused("Set Features (Number of Queues)", status)?;
+                granted(core, completion.dw0)?;
+                self.enter(Stage::ExternalCq, now, timeout);
+                let entries = external_pair(core)?.cq_entries();
+                ask_cq(core, entries)
+            }
+            Stage::ExternalCq => {
+                refused("Create I/O Completion Queue", status)?;
+                self.enter(Stage::ExternalSq, now, timeout);
+                let entries = external_pair(core)?.sq_entries();
+                ask_sq(core, entries)
+            }
+            Stage::ExternalSq => {
+                refused("Create I/O Submission Queue", status)?;
+                self.enter_namespaces(core, now);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn enter_namespaces(&mut self, core: &mut Core, now: Instant) {
+        let timeout = core.hub.options.admin_timeout;
+        self.enter(Stage::Namespaces, now, timeout);
+        core.begin_rescan();
+    }
+
+    fn step_namespaces(&mut self, core: &mut Core, now: Instant) -> Result<bool, Failure> {
+        check_csts(&*core.hub.transport)?;
+        if core.rescan.is_none() {
+            return Ok(true);
+        }
+        if now >= self.deadline { Err(self.timeout(core, now)) } else { Ok(false) }
+    }
+}
+
+/// How long the controller may take to become ready or stop being it: CAP.TO, or CRTO where the controller says that it counts.
+pub(super) fn ready_timeout(hub: &Hub) -> Duration {
+    let cap = Cap::from_bits(hub.transport.read_u64(registers::CAP));
+    let mut units = u32::from(cap.to());
+    if cap.crms() != 0 {
+        units = units.max(u32::from(Crto::from_bits(hub.transport.read_u32(CRTO)).crwmt()));
+    }
+    READY_UNIT * units.max(1)
+}
+
+fn refused(what: &'static str, status: Status) -> Result<(), Failure> {
+    if status.is_success() { Ok(()) } else { Err(Failure::Refused { what, status }) }
+}
+
+/// Submits a command of the bring-up, with the scratch buffer where it reads data.
+fn ask(core: &mut Core, command: Command, reads: bool) -> Result<(), Failure> {
+    let data = if reads { core.scratch.take().map(DmaSlice::from) } else { None };
+    if core.start_driver(Purpose::BringUp, command, data) {
+        Ok(())
+    } else {
+        Err(Failure::Host("the admin queue has no room for the driver's own commands".into()))
+    }
+}
+
+fn ask_cq(core: &mut Core, entries: u32) -> Result<(), Failure> {
+    let iova = external_pair(core)?.cq_iova();
+    let mut command = Command::create_io_cq(EXTERNAL_QID, entries, None);
+    command.prp1 = iova;
+    ask(core, command, false)
+}
+
+fn ask_sq(core: &mut Core, entries: u32) -> Result<(), Failure> {
+    let iova = external_pair(core)?.sq_iova();
+    let mut command = Command::create_io_sq(EXTERNAL_QID, EXTERNAL_QID, entries, 0);
+    command.prp1 = iova;
+    ask(core, command, false)
+}
+
+/// The identifier of the queue pair that messages use.
+pub(super) const EXTERNAL_QID: u16 = 1;
+
+fn external_pair(core: &mut Core) -> Result<&mut Pair<super::message::Responder>, Failure> {
+    core.external.as_mut().ok_or_else(|| Failure::Host("the external queue pair is missing".into()))
+}
+
+fn host(error: impl std::fmt::Display) -> Failure {
+    Failure::Host(error.to_string())
+}
+
+/// The page size: the driver's own, within what the controller takes.
+pub(super) fn page_bytes(cap: Cap) -> Result<usize, Failure> {
+    let smallest = PREFERRED_PAGE_BYTES << cap.mpsmin();
+    let largest = PREFERRED_PAGE_BYTES << cap.mpsmax();
+    if smallest > largest || smallest > 1 << 20 {
+        let text = format!(
+            "it takes memory pages of {smallest} to {largest} bytes only; the driver needs one of 4096 to 1048576"
+        );
+        return Err(Failure::Unusable(text));
+    }
+    Ok(smallest)
+}
+
+/// Configures the admin queues and sets CC.EN.
+fn enable(core: &mut Core) -> Result<(), Failure> {
+    let transport = &*core.hub.transport;
+    let cap = check_cap(transport)?;
+    let page_bytes = page_bytes(cap)?;
+    // QEMU shows 0xC1; a controller that shows nothing is an old one with the NVM command set (NVMe 1.0).
+    let css = if cap.css() & 1 << 6 != 0 {
+        CSS_ALL
+    } else if cap.css() & 1 << 7 != 0 && cap.css() & 1 == 0 {
+        CSS_ADMIN_ONLY
+    } else {
+        CSS_NVM
+    };
+    let entries_z = core.hub.options.admin_queue_entries - 1;
+    transport.write_u32(AQA, Aqa::new().with_asqs_z(entries_z).with_acqs_z(entries_z).into_bits());
+    transport.write_u64(ASQ, core.admin.sq_iova());
+    transport.write_u64(ACQ, core.admin.cq_iova());
+    let mps = (page_bytes / PREFERRED_PAGE_BYTES).trailing_zeros() as u8;
+    let cc = Cc::new().with_css(css).with_mps(mps).with_iosqes(6).with_iocqes(4).with_en(true);
+    write_cc(transport, cc);
+    Ok(())
+}
+
+fn is_admin_only(core: &Core) -> bool {
+    read_cc(&*core.hub.transport).css() == CSS_ADMIN_ONLY
+}
+
+/// Reads what matters out of Identify Controller.
+fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
+    let (identity, _) = IdentifyCtrlr::read_from_prefix(data)
+        .map_err(|_| Failure::Host("the buffer for Identify is too short".into()))?;
+    let cap = check_cap(&*core.hub.transport)?;
+    // Low nibble: required size, high nibble: largest; entries are 2^6 and 2^4 bytes (NVMe Base 2.0, 5.17.2.1).
+    let takes = |field: u8, size: u8| (field & 0xf) <= size && size <= (field >> 4);
+    if !is_admin_only(core) && (!takes(identity.sqes, 6) || !takes(identity.cqes, 4)) {
+        let text = format!(
+            "its queue entry sizes (SQES {:#04x}, CQES {:#04x}) exclude 64 and 16 bytes",
+            identity.sqes, identity.cqes
+        );
+        return Err(Failure::Unusable(text));
+    }
+    let smallest_page = PREFERRED_PAGE_BYTES << cap.mpsmin();
+    let max_transfer_bytes = match identity.mdts {
+        0 => MAX_TRANSFER_BYTES,
+        mdts if mdts < 20 => (smallest_page << mdts).min(MAX_TRANSFER_BYTES),
+        _ => MAX_TRANSFER_BYTES,
+    };
+    core.admin.limit_transfer_bytes(max_transfer_bytes);
+    core.events.set_limit(identity.aerl);
+    core.hub.publish_limits(Limits {
+        page_bytes: page_bytes(cap)?,
+        max_transfer_bytes,
+        max_queue_entries: u32::from(cap.mqes_z()) + 1,
+        io_queues: 0,
+        dstrd: cap.dstrd(),
+    });
+    core.hub.publish_identity(Arc::new(identity));
+    Ok(())
+}
+
+/// Takes the number of queues that the controller grants: less or more than was asked for.
+fn granted(core: &mut Core, dw0: u32) -> Result<(), Failure> {
+    let granted = ((dw0 & 0xffff).min(dw0 >> 16) + 1) as u16;
+    let io_queues = granted.min(core.hub.options.io_queues);
+    let limits = core.hub.limits.load_full();
+    let limits =
+        limits.as_deref().ok_or_else(|| Failure::Host("the controller was not identified".into()))?;
+    let limits = Limits { io_queues, ..*limits };
+    core.hub.publish_limits(limits);
+    let hub = Arc::clone(&core.hub);
+    hub.slots.get_or_init(|| (1..=hub.options.io_queues).map(|qid| Arc::new(QpairSlot::new(qid))).collect());
+    if let Some(external) = &mut core.external {
+        external.limit_transfer_bytes(limits.max_transfer_bytes);
+    } else {
+        let wanted = u32::from(hub.options.external_queue_entries);
+        let entries = wanted.min(limits.max_queue_entries);
+        core.external = Some(io_pair(&hub, &limits, EXTERNAL_QID, entries)?);
+    }
+    Ok(())
+}
+
+/// Makes the memory of an I/O queue pair; the queues on the device come later.
+pub(crate) fn io_pair<R>(hub: &Hub, limits: &Limits, qid: u16, entries: u32) -> Result<Pair<R>, Failure> {
+    let config = PairConfig {
+        qid,
+        sq_entries: entries,
+        cq_entries: entries,
+        page_size: limits.page_bytes,
+        max_transfer_bytes: limits.max_transfer_bytes,
+    };
+    let sq = hub.transport.doorbell(registers::sq_tail_doorbell(qid, limits.dstrd)).map_err(host)?;
+    let cq = hub.transport.doorbell(registers::cq_head_doorbell(qid, limits.dstrd)).map_err(host)?;
+    Pair::new(&hub.dma, config, sq, cq).map_err(host)
+}

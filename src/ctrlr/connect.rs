@@ -1,0 +1,144 @@
+//! Queue pairs' queues on the device: created when their owners ask, deleted when the owners are gone.
+//!
+//! The owner's side is [`crate::poller::QueuePair`]; the hand-over is in [`super::qpair_slot`].
+#![forbid(unsafe_code)]
+
+use super::core::{Core, Phase, Purpose};
+use super::hub::attention;
+use super::message::{Refusal, Reply};
+use super::qpair_slot::{QpairSlot, SlotState};
+use crate::ring::Outcome;
+use crate::spec::command::Command;
+use crate::spec::status::Status;
+use std::sync::Arc;
+
+/// Admin queue entries that queue requests leave free, for events and the driver's other commands.
+const RESERVED_ENTRIES: usize = 4;
+
+impl Core {
+    /// Looks at all slots and starts what they ask for. During a reset that waits until its end.
+    pub(super) fn serve_slots(&mut self) {
+        if matches!(self.phase, Phase::Running) {
+            let hub = Arc::clone(&self.hub);
+            for slot in hub.slots() {
+                if self.admin.outstanding() + RESERVED_ENTRIES > self.admin.capacity() {
+                    // Again with the next poll; there will be room.
+                    hub.attention.raise(attention::QPAIR);
+                    break;
+                }
+                self.serve_slot(slot);
+            }
+        }
+        self.answer_connected();
+    }
+
+    fn serve_slot(&mut self, slot: &QpairSlot) {
+        let qid = slot.qid();
+        if slot.change(SlotState::Wanted, SlotState::Creating) {
+            let memory = slot.memory();
+            let mut command = Command::create_io_cq(qid, memory.cq_entries, None);
+            command.prp1 = memory.cq_iova;
+            self.start_driver(Purpose::CreateCq(qid), command, None);
+        } else if slot.change(SlotState::Released, SlotState::Deleting) {
+            self.start_driver(Purpose::DeleteSq(qid), Command::delete_io_sq(qid), None);
+        }
+    }
+
+    fn slot(&self, qid: u16) -> Option<Arc<QpairSlot>> {
+        self.hub.slots().get(usize::from(qid).checked_sub(1)?).cloned()
+    }
+
+    /// One of the driver's queue commands was answered.
+    pub(super) fn queue_command_answered(&mut self, purpose: Purpose, status: Status) {
+        if matches!(self.phase, Phase::TakingDown(_)) {
+            // Only counted: whatever was refused ends with the controller's disable.
+            self.deletions_pending = self.deletions_pending.saturating_sub(1);
+            return;
+        }
+        match purpose {
+            Purpose::CreateCq(qid) => self.cq_created(qid, status),
+            Purpose::CreateSq(qid) => self.sq_created(qid, status),
+            Purpose::DeleteSq(qid) => {
+                if !status.is_success() {
+                    tracing::warn!(qid, %status, "the deletion of a submission queue was refused");
+                }
+                self.start_driver(Purpose::DeleteCq(qid), Command::delete_io_cq(qid), None);
+            }
+            Purpose::DeleteCq(qid) => self.cq_deleted(qid, status),
+            _ => {}
+        }
+        self.answer_connected();
+    }
+
+    fn cq_created(&mut self, qid: u16, status: Status) {
+        let Some(slot) = self.slot(qid) else { return };
+        if !status.is_success() {
+            slot.refuse(status.0);
+            return;
+        }
+        let memory = slot.memory();
+        let mut command = Command::create_io_sq(qid, qid, memory.sq_entries, 0);
+        command.prp1 = memory.sq_iova;
+        self.start_driver(Purpose::CreateSq(qid), command, None);
+    }
+
+    fn sq_created(&mut self, qid: u16, status: Status) {
+        let Some(slot) = self.slot(qid) else { return };
+        if status.is_success() {
+            if !slot.change(SlotState::Creating, SlotState::Connected) {
+                // The owner was dropped meanwhile.
+                slot.change(SlotState::Abandoned, SlotState::Released);
+                self.hub.attention.raise(attention::QPAIR);
+            }
+        } else {
+            slot.refuse(status.0);
+            // The completion queue without a submission queue goes too; its answer finds a slot that is not being deleted.
+            self.start_driver(Purpose::DeleteCq(qid), Command::delete_io_cq(qid), None);
+        }
+    }
+
+    fn cq_deleted(&mut self, qid: u16, status: Status) {
+        let Some(slot) = self.slot(qid) else { return };
+        if status.is_success() {
+            slot.change(SlotState::Deleting, SlotState::Free);
+        } else if slot.state() == SlotState::Deleting {
+            // The device may still have it, and write to it: the identifier and the memory stay taken until the next reset.
+            tracing::warn!(qid, %status, "the deletion of a completion queue was refused: it stays until the next reset");
+        }
+    }
+
+    /// Answers those who wait for a queue pair that is now connected, refused or gone.
+    fn answer_connected(&mut self) {
+        let mut index = 0;
+        while let Some((slot, _)) = self.connect_waiters.get(index) {
+            let reply = match slot.state() {
+                SlotState::Connected => Reply::Connected,
+                SlotState::Refused => Reply::Refused(Refusal::Status(Status(slot.refusal()))),
+                // Dropped by an owner that did not wait.
+                SlotState::Released | SlotState::Deleting | SlotState::Abandoned | SlotState::Free => {
+                    Reply::Refused(Refusal::BadData)
+                }
+                _ => {
+                    index += 1;
+                    continue;
+                }
+            };
+            let (_, responder) = self.connect_waiters.swap_remove(index);
+            responder.deliver(Outcome::Completed(reply));
+        }
+    }
+
+    /// The device has stopped: no queue exists any more. Owners take their requests back; for good, or to reconnect.
+    pub(super) fn stop_slots(&mut self, for_good: bool) {
+        for slot in self.hub.slots() {
+            slot.change_with(|state| match state {
+                _ if for_good => Some(SlotState::Gone),
+                SlotState::Connected | SlotState::Quiescing => Some(SlotState::Stopped),
+                // Never used: created again at the end of the reset.
+                SlotState::Creating => Some(SlotState::Wanted),
+                SlotState::Released | SlotState::Deleting | SlotState::Abandoned => Some(SlotState::Free),
+                _ => None,
+            });
+        }
+    }
+}

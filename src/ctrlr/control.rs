@@ -1,0 +1,259 @@
+//! The control side: registrations, and the rings that are on their way out. A plain mutex that neither `poll` nor `send` ever takes, and that is
+//! never held across a wait or a callback.
+#![forbid(unsafe_code)]
+
+use super::hub::Hub;
+use super::message::Envelope;
+use super::producer::{Producer, Registration, SenderOf};
+use super::seat::{Seat, Stalled};
+use crate::ring::inside::is_inside_poll;
+use crate::ring::scheme::{Channel, Quiet};
+use crate::ring::{AbortReason, Aborted, Outcome, Scheme};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+type RetiringOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Retiring;
+type QuietOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Quiet;
+
+/// All that the handles of one controller share.
+pub(crate) struct Shared<S: Scheme> {
+    pub(crate) hub: Arc<Hub>,
+    pub(super) control: Mutex<Control<S>>,
+    pub(crate) seat: Seat<S>,
+}
+
+/// What the control mutex protects.
+pub(super) struct Control<S: Scheme> {
+    channel: S::Channel<Envelope>,
+    /// The published ring's sending end; `Some` exactly while there are registrations.
+    sender: Option<SenderOf<S>>,
+    registrations: Vec<Arc<Registration>>,
+    /// Rings on their way out, each with the number that its waiter knows it by.
+    leaving: Vec<(u64, Leaving<S>)>,
+    /// Numbers of rings on their way out, also while a thread has one in its hands to drain it.
+    undrained: Vec<u64>,
+    next_number: u64,
+    /// Whether a detach is at work.
+    pub(super) has_detacher: bool,
+}
+
+/// A ring on its way out, and why its messages are aborted.
+struct Leaving<S: Scheme> {
+    reason: AbortReason,
+    ring: LeavingRing<S>,
+}
+
+enum LeavingRing<S: Scheme> {
+    Closed(RetiringOf<S>),
+    Quiet(QuietOf<S>),
+}
+
+/// Why a name could not be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// The name is taken.
+    #[error(
+        "'{name}' is already registered with this controller; unregister it first, or choose another name"
+    )]
+    AlreadyRegistered {
+        /// The name.
+        name: String,
+    },
+    /// The controller is detached, or being detached.
+    #[error("the controller is detached; attach it again")]
+    Detached,
+}
+
+/// Why a name was not unregistered, or not completely.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnregisterError {
+    /// There is no such name.
+    #[error("'{name}' is not registered with this controller")]
+    NotRegistered {
+        /// The name.
+        name: String,
+    },
+    /// Called from inside a message or completion: the poller would wait for itself.
+    #[error(
+        "unregistering from inside a message or completion would wait for the poller that runs it; do it outside"
+    )]
+    InsidePoll,
+    /// The name is unregistered and the ring closed, but somebody is still in it. What was accepted is answered by the next register, unregister or detach.
+    #[error("unregistered, but its messages are not all answered yet: {0}")]
+    Stalled(Stalled),
+}
+
+impl<S: Scheme> Shared<S> {
+    pub(super) fn new(hub: Arc<Hub>, channel: S::Channel<Envelope>, seat: Seat<S>) -> Self {
+        let control = Control {
+            channel,
+            sender: None,
+            registrations: Vec::new(),
+            leaving: Vec::new(),
+            undrained: Vec::new(),
+            next_number: 0,
+            has_detacher: false,
+        };
+        Self { hub, control: Mutex::new(control), seat }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Control<S>> {
+        // Nothing that can panic leaves the lists half-changed.
+        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn register(&self, name: &str) -> Result<Producer<S>, RegisterError> {
+        self.settle();
+        self.hub.sweep();
+        let mut control = self.lock();
+        if self.hub.is_over() {
+            return Err(RegisterError::Detached);
+        }
+        if control.registrations.iter().any(|registration| registration.name == name) {
+            return Err(RegisterError::AlreadyRegistered { name: name.to_owned() });
+        }
+        let registration = Arc::new(Registration::new(name));
+        let sender = match &control.sender {
+            Some(sender) => sender.clone(),
+            None => control.channel.publish(self.hub.options.ring_slots),
+        };
+        control.sender = Some(sender.clone());
+        control.registrations.push(Arc::clone(&registration));
+        drop(control);
+        Ok(Producer::new(sender, registration, Arc::clone(&self.hub)))
+    }
+
+    pub(super) fn unregister(&self, name: &str, timeout: Duration) -> Result<(), UnregisterError> {
+        if is_inside_poll() {
+            return Err(UnregisterError::InsidePoll);
+        }
+        let mut control = self.lock();
+        let place = control.registrations.iter().position(|registration| registration.name == name);
+        let Some(place) = place else {
+            return Err(UnregisterError::NotRegistered { name: name.to_owned() });
+        };
+        control.registrations.swap_remove(place).close();
+        if !control.registrations.is_empty() {
+            return Ok(());
+        }
+        let number = control.retire(AbortReason::Unregistered);
+        drop(control);
+        let mut pause = Pause::new(timeout);
+        while number.is_some_and(|number| !self.is_drained(number)) {
+            self.settle();
+            if !pause.take() && number.is_some_and(|number| !self.is_drained(number)) {
+                return Err(UnregisterError::Stalled(self.hub.reader.stalled(self.hub.epoch)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes everything for good: no registration is left and none will come.
+    pub(super) fn close_for_detach(&self) {
+        let mut control = self.lock();
+        for registration in control.registrations.drain(..) {
+            registration.close();
+        }
+        control.retire(AbortReason::Detached);
+    }
+
+    fn is_drained(&self, number: u64) -> bool {
+        !self.lock().undrained.contains(&number)
+    }
+
+    /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.
+    pub(super) fn settle(&self) -> bool {
+        let mut control = self.lock();
+        if control.leaving.is_empty() {
+            return control.undrained.is_empty();
+        }
+        let quiet = control.take_quiet();
+        drop(control);
+        if quiet.is_empty() {
+            return false;
+        }
+        let mut drained = Vec::new();
+        let mut left = Vec::new();
+        for (number, reason, mut ring) in quiet {
+            let outcome = Aborted::unexecuted(reason);
+            // Outside the lock: outcomes may run foreign code.
+            if ring.drain(|envelope| envelope.responder.deliver(Outcome::Aborted(outcome))) {
+                drained.push(number);
+            } else {
+                left.push((number, Leaving { reason, ring: LeavingRing::Quiet(ring) }));
+            }
+        }
+        self.hub.waiters.bell().ring();
+        let mut control = self.lock();
+        control.undrained.retain(|number| !drained.contains(number));
+        control.leaving.append(&mut left);
+        control.undrained.is_empty()
+    }
+}
+
+impl<S: Scheme> Control<S> {
+    /// Closes and unpublishes the ring; its messages will be aborted for `reason`.
+    fn retire(&mut self, reason: AbortReason) -> Option<u64> {
+        self.sender = None;
+        let ring = self.channel.retire()?;
+        let number = self.next_number;
+        self.next_number += 1;
+        self.undrained.push(number);
+        self.leaving.push((number, Leaving { reason, ring: LeavingRing::Closed(ring) }));
+        Some(number)
+    }
+
+    /// Takes out the rings that the poller has left.
+    fn take_quiet(&mut self) -> Vec<(u64, AbortReason, QuietOf<S>)> {
+        let mut quiet = Vec::new();
+        for (number, leaving) in std::mem::take(&mut self.leaving) {
+            let reason = leaving.reason;
+            let settled = match leaving.ring {
+                LeavingRing::Quiet(ring) => Ok(ring),
+                LeavingRing::Closed(ring) => self.channel.settle(ring),
+            };
+            match settled {
+                Ok(ring) => quiet.push((number, reason, ring)),
+                Err(ring) => self.leaving.push((number, Leaving { reason, ring: LeavingRing::Closed(ring) })),
+            }
+        }
+        quiet
+    }
+}
+
+/// A wait with a deadline: spins, then yields, then sleeps, so that both a poller on another core and one on this core get on.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    deadline: Option<Instant>,
+    rounds: u32,
+}
+
+impl Pause {
+    const SPINS: u32 = 64;
+    const YIELDS: u32 = 256;
+    const SLEEP: Duration = Duration::from_micros(50);
+
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self { deadline: Instant::now().checked_add(timeout), rounds: 0 }
+    }
+
+    /// Pauses once; false when the deadline has passed.
+    pub(crate) fn take(&mut self) -> bool {
+        self.rounds = self.rounds.saturating_add(1);
+        if self.rounds <= Self::SPINS {
+            std::hint::spin_loop();
+            return true;
+        }
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return false;
+        }
+        if self.rounds <= Self::YIELDS {
+            std::thread::yield_now();
+        } else {
+            std::thread::sleep(Self::SLEEP);
+        }
+        true
+    }
+}

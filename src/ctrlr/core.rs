@@ -1,0 +1,555 @@
+//! The core: everything of a controller that one thread at a time may touch. Executes messages, completes commands, and drives what is in progress.
+//!
+//! It lies in the [`super::seat`] or belongs to the poller that sits there. Bring-up, take-down, rescan, events and queue pair requests are steps that
+//! it is driven through, each in its own file; nothing here waits.
+#![forbid(unsafe_code)]
+
+use super::bring_up::BringUp;
+use super::events::Events;
+use super::hub::{Hub, attention};
+use super::message::{Envelope, Message, Refusal, Reply, Responder};
+use super::namespace::Namespace;
+use super::passthru;
+use super::qpair_slot::QpairSlot;
+use super::rescan::Rescan;
+use super::state::{CtrlrState, Failure};
+use super::statistics::CtrlrStatistics;
+use super::takedown::{Takedown, Why};
+use crate::dma::{DmaBuffer, DmaSlice};
+use crate::queue::{Pair, QueueError, RejectReason};
+use crate::ring::inside::InsidePoll;
+use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::spec::command::Command;
+use crate::spec::completion::Completion;
+use crate::spec::status::Status;
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The most messages taken from the ring per poll, so that no burst of them holds up I/O: SPDK's number.
+const MESSAGES_PER_POLL: usize = 8;
+/// The most completions taken from the admin and the external queue each per poll.
+const COMPLETIONS_PER_POLL: usize = 32;
+
+/// Who asked for an admin command.
+pub(super) enum Owner {
+    /// A message: the answer goes to its sender.
+    Message(Responder),
+    /// The driver itself.
+    Driver(Purpose),
+}
+
+/// What the driver wants with an admin command of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    BringUp,
+    Rescan,
+    Event,
+    EventLog,
+    CreateCq(u16),
+    CreateSq(u16),
+    DeleteSq(u16),
+    DeleteCq(u16),
+}
+
+/// A message that waits for room in its queue.
+struct Held {
+    is_admin: bool,
+    command: Command,
+    data: Option<DmaSlice>,
+    responder: Responder,
+}
+
+/// What is in progress. Anything but running keeps `BUSY` raised, so that each poll drives it on.
+pub(super) enum Phase {
+    Running,
+    TakingDown(Takedown),
+    BringingUp(BringUp),
+    /// The device has stopped for good.
+    Stopped,
+}
+
+/// See the module.
+pub(crate) struct Core {
+    pub(super) hub: Arc<Hub>,
+    pub(super) admin: Pair<Owner>,
+    /// Messages' I/O commands. `None` when the controller has no I/O queues.
+    pub(super) external: Option<Pair<Responder>>,
+    pub(super) phase: Phase,
+    /// Messages that wait for room in their queue; while there are any, none is taken from the ring.
+    held: VecDeque<Held>,
+    /// Completions of the driver's own commands, between the queue and their handling. Empty between polls.
+    finished: Vec<(Purpose, Completion, Option<DmaSlice>)>,
+    pub(super) events: Events,
+    pub(super) rescan: Option<Rescan>,
+    /// Who waits for the next rescan to end.
+    pub(super) rescan_waiters: Vec<Responder>,
+    /// Who waits for a queue pair to be connected.
+    pub(super) connect_waiters: Vec<(Arc<QpairSlot>, Responder)>,
+    /// Commands to delete queues that have not been answered yet.
+    pub(super) deletions_pending: u32,
+    /// For Identify data; `None` while a command has it.
+    pub(super) scratch: Option<DmaBuffer>,
+    /// When to look at the controller's health next.
+    watch_at: Instant,
+}
+
+impl Core {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        admin: Pair<Owner>,
+        scratch: DmaBuffer,
+        events: Events,
+        bring_up: BringUp,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            watch_at: now + hub.options.watch_period,
+            hub,
+            admin,
+            external: None,
+            phase: Phase::BringingUp(bring_up),
+            held: VecDeque::new(),
+            finished: Vec::with_capacity(COMPLETIONS_PER_POLL),
+            events,
+            rescan: None,
+            rescan_waiters: Vec::new(),
+            connect_waiters: Vec::new(),
+            deletions_pending: 0,
+            scratch: Some(scratch),
+        }
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// How many messages may be taken from the ring now.
+    #[inline(always)]
+    pub(crate) fn message_budget(&self) -> usize {
+        if self.held.is_empty() { MESSAGES_PER_POLL } else { 0 }
+    }
+
+    /// Whether messages are executed now; during a reset they wait in the ring.
+    pub(crate) fn takes_messages(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Stopped)
+    }
+
+    /// Executes one message; its outcome comes now or with a completion.
+    pub(crate) fn execute(&mut self, envelope: Envelope) {
+        let Envelope { message, responder } = envelope;
+        if let Message::Call(call) = message {
+            return self.call(call, responder);
+        }
+        if matches!(self.phase, Phase::Stopped) {
+            return responder.deliver(Outcome::Aborted(Aborted::unexecuted(self.stop_reason())));
+        }
+        match message {
+            Message::Admin { command, data } => match passthru::check_admin(&command) {
+                Ok(()) => self.start_message(true, command, data.map(|data| *data), responder),
+                Err(refusal) => responder.deliver(Outcome::Completed(Reply::Refused(refusal))),
+            },
+            Message::Io { command, data } => {
+                self.start_message(false, command, data.map(|data| *data), responder);
+            }
+            Message::Rescan => {
+                self.rescan_waiters.push(responder);
+                self.start_rescan();
+            }
+            Message::Connect(request) => {
+                self.connect_waiters.push((request.0, responder));
+                self.serve_slots();
+            }
+            Message::Call(call) => self.call(call, responder),
+        }
+    }
+
+    fn call(&mut self, call: super::message::Call, responder: Responder) {
+        let inside = InsidePoll::enter();
+        let result = catch_unwind(AssertUnwindSafe(|| call(&mut Turn { core: self })));
+        drop(inside);
+        responder.deliver(match result {
+            Ok(value) => Outcome::Completed(Reply::Called(value)),
+            Err(_) => Outcome::Aborted(Aborted::maybe_executed(AbortReason::Panicked)),
+        });
+    }
+
+    /// Submits a message's command, or holds it until there is room.
+    fn start_message(
+        &mut self,
+        is_admin: bool,
+        command: Command,
+        data: Option<DmaSlice>,
+        responder: Responder,
+    ) {
+        let rejected = if is_admin {
+            self.admin.submit(command, data, Owner::Message(responder)).err().map(|rejected| {
+                let Owner::Message(responder) = rejected.request else {
+                    unreachable!("submitted as a message just now");
+                };
+                (rejected.reason, rejected.data, responder)
+            })
+        } else if let Some(external) = &mut self.external {
+            let result = external.submit(command, data, responder);
+            result.err().map(|rejected| (rejected.reason, rejected.data, rejected.request))
+        } else {
+            return responder.deliver(Outcome::Completed(Reply::Refused(Refusal::NoIoQueue)));
+        };
+        match rejected {
+            None => {}
+            Some((RejectReason::QueueFull, data, responder)) => {
+                self.held.push_back(Held { is_admin, command, data, responder });
+            }
+            Some((RejectReason::TooLarge { limit, .. }, _, responder)) => {
+                let refusal = Refusal::TooLarge { limit_bytes: limit };
+                responder.deliver(Outcome::Completed(Reply::Refused(refusal)));
+            }
+            Some((_, _, responder)) => {
+                responder.deliver(Outcome::Completed(Reply::Refused(Refusal::BadData)));
+            }
+        }
+    }
+
+    /// Submits a command of the driver's own. There is room by construction: messages leave the driver's share of the queue free.
+    pub(super) fn start_driver(
+        &mut self,
+        purpose: Purpose,
+        command: Command,
+        data: Option<DmaSlice>,
+    ) -> bool {
+        match self.admin.submit(command, data, Owner::Driver(purpose)) {
+            Ok(_) => true,
+            Err(rejected) => {
+                tracing::error!(?purpose, reason = ?rejected.reason, "a command of the driver's own found no room");
+                self.put_back(purpose, rejected.data);
+                false
+            }
+        }
+    }
+
+    /// Puts a driver's buffer back where it is kept.
+    fn put_back(&mut self, purpose: Purpose, data: Option<DmaSlice>) {
+        let Some(data) = data else { return };
+        match purpose {
+            Purpose::EventLog => self.events.put_back(data.into_buffer()),
+            _ => self.scratch = Some(data.into_buffer()),
+        }
+    }
+
+    /// Polls the external and the admin queue pair; returns how many commands completed.
+    #[inline(always)]
+    pub(crate) fn poll_queues(&mut self) -> Result<usize, QueueError> {
+        let mut completed = 0;
+        if let Some(external) = &mut self.external {
+            let count = external.process(COMPLETIONS_PER_POLL, |responder, data, completion| {
+                responder.deliver(outcome_of(completion, data));
+            })?;
+            completed += count;
+        }
+        let finished = &mut self.finished;
+        let count = self.admin.process(COMPLETIONS_PER_POLL, |owner, data, completion| match owner {
+            Owner::Message(responder) => responder.deliver(outcome_of(completion, data)),
+            Owner::Driver(purpose) => finished.push((purpose, completion, data)),
+        })?;
+        Ok(completed + count)
+    }
+
+    /// What follows a poll in which something happened: the driver's own completions, messages that waited for room, doorbells, and the bell.
+    pub(crate) fn after_work(&mut self) {
+        if !self.finished.is_empty() {
+            let mut finished = std::mem::take(&mut self.finished);
+            for (purpose, completion, data) in finished.drain(..) {
+                self.finish(purpose, completion, data);
+            }
+            self.finished = finished;
+        }
+        while let Some(held) = self.held.pop_front() {
+            let count = self.held.len();
+            self.start_message(held.is_admin, held.command, held.data, held.responder);
+            if self.held.len() > count {
+                // Still no room: it went to the back; bring it to the front again, first come, first served.
+                self.held.rotate_right(1);
+                break;
+            }
+        }
+        self.commit();
+        self.hub.waiters.bell().ring();
+    }
+
+    /// Rings the doorbells of what was submitted.
+    pub(super) fn commit(&mut self) {
+        self.admin.commit();
+        if let Some(external) = &mut self.external {
+            external.commit();
+        }
+    }
+
+    fn finish(&mut self, purpose: Purpose, completion: Completion, data: Option<DmaSlice>) {
+        match purpose {
+            Purpose::BringUp => {
+                let data = data.map(DmaSlice::into_buffer);
+                if let Phase::BringingUp(mut bring_up) = std::mem::replace(&mut self.phase, Phase::Running) {
+                    bring_up.answered(completion, data.as_ref());
+                    self.phase = Phase::BringingUp(bring_up);
+                }
+                self.scratch = self.scratch.take().or(data);
+            }
+            Purpose::Rescan => self.rescan_answered(completion, data),
+            Purpose::Event => self.event_reported(completion),
+            Purpose::EventLog => self.event_log_read(completion, data),
+            Purpose::CreateCq(_) | Purpose::CreateSq(_) | Purpose::DeleteSq(_) | Purpose::DeleteCq(_) => {
+                self.queue_command_answered(purpose, completion.status());
+            }
+        }
+    }
+
+    /// Whether the health watch, or a step of what is in progress, is due.
+    #[inline(always)]
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now >= self.watch_at
+    }
+
+    /// Looks whether the controller is still there and well.
+    #[cold]
+    pub(crate) fn watch(&mut self, now: Instant) {
+        self.watch_at = now + self.hub.options.watch_period;
+        if matches!(self.phase, Phase::Running)
+            && let Err(failure) = super::registers::check_running(&*self.hub.transport)
+        {
+            self.hub.fail(failure);
+        }
+    }
+
+    /// The queue protocol was broken by the device: gives the controller up.
+    #[cold]
+    pub(crate) fn protocol_error(&mut self, error: &QueueError) {
+        self.hub.fail(Failure::Protocol(error.to_string()));
+    }
+
+    /// The cold path of a poll: what was raised, and the next step of what is in progress. Never waits.
+    #[cold]
+    pub(crate) fn attend(&mut self, now: Instant) {
+        let hub = Arc::clone(&self.hub);
+        let bits = hub.attention.look();
+        if bits & attention::FAIL != 0 {
+            hub.attention.lower(attention::FAIL);
+            self.take_down(Why::Failure, now);
+        }
+        if bits & attention::RESET != 0 && matches!(self.phase, Phase::Running | Phase::Stopped) {
+            hub.attention.lower(attention::RESET);
+            if hub.state.advance(CtrlrState::Resetting) {
+                self.take_down(Why::Reset, now);
+            }
+        }
+        if bits & attention::QPAIR != 0 {
+            hub.attention.lower(attention::QPAIR);
+            self.serve_slots();
+        }
+        self.advance(now);
+    }
+
+    pub(super) fn take_down(&mut self, why: Why, now: Instant) {
+        self.hub.attention.raise(attention::BUSY);
+        let takedown = Takedown::start(self, why, now);
+        self.phase = Phase::TakingDown(takedown);
+    }
+
+    /// Drives what is in progress one step on. True when nothing is (any more).
+    pub(super) fn advance(&mut self, now: Instant) -> bool {
+        match std::mem::replace(&mut self.phase, Phase::Running) {
+            Phase::Running => return true,
+            Phase::Stopped => {
+                self.phase = Phase::Stopped;
+                return true;
+            }
+            Phase::TakingDown(mut takedown) => match takedown.step(self, now) {
+                None => self.phase = Phase::TakingDown(takedown),
+                Some(stopped) => self.taken_down(takedown.why(), &stopped, now),
+            },
+            Phase::BringingUp(mut bring_up) => match bring_up.step(self, now) {
+                Ok(false) => self.phase = Phase::BringingUp(bring_up),
+                Ok(true) => self.brought_up(now),
+                Err(failure) => {
+                    self.phase = Phase::BringingUp(bring_up);
+                    self.hub.count_reset();
+                    self.hub.fail(failure);
+                }
+            },
+        }
+        self.commit();
+        matches!(self.phase, Phase::Running | Phase::Stopped)
+    }
+
+    fn taken_down(&mut self, why: Why, stopped: &Result<(), Failure>, now: Instant) {
+        match (why, stopped) {
+            (Why::Reset, Ok(())) => {
+                self.device_stopped(AbortReason::Reset);
+                self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
+            }
+            (Why::Reset, Err(failure)) => {
+                // It would not stop: it cannot be trusted with memory. `take_down` for the failure takes that away.
+                self.hub.count_reset();
+                self.hub.fail(failure.clone());
+                self.phase = Phase::Running;
+            }
+            (Why::Failure | Why::Detach, _) => {
+                let reason = if why == Why::Detach { AbortReason::Detached } else { self.stop_reason() };
+                self.phase = Phase::Stopped;
+                self.device_stopped(reason);
+                self.hub.attention.lower(attention::BUSY);
+            }
+        }
+        self.hub.waiters.bell().ring();
+    }
+
+    fn brought_up(&mut self, now: Instant) {
+        self.phase = Phase::Running;
+        self.watch_at = now + self.hub.options.watch_period;
+        self.hub.attention.lower(attention::BUSY);
+        if self.hub.state.get() == CtrlrState::Resetting {
+            self.hub.state.advance(CtrlrState::Live);
+            self.hub.count_reset();
+        }
+        self.arm_events();
+        self.serve_slots();
+        self.hub.waiters.bell().ring();
+    }
+
+    /// Why messages are aborted once the device has stopped for good.
+    fn stop_reason(&self) -> AbortReason {
+        match (self.hub.state.get(), self.hub.state.failure()) {
+            (CtrlrState::Detaching | CtrlrState::Detached, _) => AbortReason::Detached,
+            (_, Some(Failure::Removed { .. })) => AbortReason::Removed,
+            _ => AbortReason::Failed,
+        }
+    }
+
+    /// The device can write to no memory any more: everything in flight gets its outcome.
+    fn device_stopped(&mut self, reason: AbortReason) {
+        let aborted = Outcome::Aborted(Aborted::maybe_executed(reason));
+        let (scratch, events) = (&mut self.scratch, &mut self.events);
+        self.admin.abort_all(|owner, data| match owner {
+            Owner::Message(responder) => responder.deliver(copy_of(&aborted)),
+            Owner::Driver(Purpose::EventLog) => {
+                data.map(DmaSlice::into_buffer).into_iter().for_each(|buffer| events.put_back(buffer));
+            }
+            Owner::Driver(_) => *scratch = scratch.take().or(data.map(DmaSlice::into_buffer)),
+        });
+        self.admin.reset();
+        if let Some(mut external) = self.external.take() {
+            external.abort_all(|responder, _| responder.deliver(copy_of(&aborted)));
+            external.reset();
+            self.external = Some(external);
+        }
+        self.deletions_pending = 0;
+        self.events.forget();
+        self.rescan = None;
+        if matches!(self.phase, Phase::Stopped) {
+            let unexecuted = Aborted::unexecuted(reason);
+            for held in self.held.drain(..) {
+                held.responder.deliver(Outcome::Aborted(unexecuted));
+            }
+            for responder in self.rescan_waiters.drain(..) {
+                responder.deliver(Outcome::Aborted(unexecuted));
+            }
+            for (_, responder) in self.connect_waiters.drain(..) {
+                responder.deliver(Outcome::Aborted(unexecuted));
+            }
+        }
+        self.stop_slots(matches!(self.phase, Phase::Stopped));
+    }
+}
+
+impl Core {
+    /// The end of a core whose device has stopped: its memory is unmapped, the transport closed.
+    pub(super) fn release(self) {
+        debug_assert!(matches!(self.phase, Phase::Stopped), "memory is given up once the device has stopped");
+        let hub = Arc::clone(&self.hub);
+        drop(self);
+        if let Err(error) = hub.dma.unmap_all() {
+            tracing::error!(%error, "DMA memory could not be unmapped; it stays allocated");
+        }
+        hub.transport.close();
+        hub.sweep();
+    }
+
+    /// The end of a core that nobody detaches: stops the device without a goodbye and without a wait, by taking its right to memory.
+    pub(super) fn abandon(mut self) {
+        if !matches!(self.phase, Phase::Stopped) {
+            let transport = &*self.hub.transport;
+            let cc = super::registers::read_cc(transport);
+            super::registers::write_cc(transport, cc.with_en(false));
+            if let Err(error) = transport.set_bus_master(false) {
+                tracing::error!(%error, "bus mastering could not be switched off");
+            }
+            self.hub.state.advance(CtrlrState::Detaching);
+            self.phase = Phase::Stopped;
+            self.device_stopped(AbortReason::Detached);
+        }
+        let hub = Arc::clone(&self.hub);
+        self.release();
+        hub.state.advance(CtrlrState::Detaching);
+        hub.state.advance(CtrlrState::Detached);
+        hub.waiters.bell().ring();
+    }
+}
+
+/// An abort, which carries no answer and so can be delivered many times.
+fn copy_of(outcome: &Outcome<Reply>) -> Outcome<Reply> {
+    match outcome {
+        Outcome::Aborted(aborted) => Outcome::Aborted(*aborted),
+        Outcome::Completed(_) => unreachable!("only aborts are copied"),
+    }
+}
+
+/// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.
+fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
+    let status = completion.status();
+    if status.without_dnr() == Status::ABORTED_SQ_DELETION {
+        return Outcome::Aborted(Aborted::maybe_executed(AbortReason::Detached));
+    }
+    let result = u64::from(completion.dw0) | u64::from(completion.dw1) << 32;
+    Outcome::Completed(Reply::Command { status, result, data: data.map(Box::new) })
+}
+
+/// The polling thread's turn: what a [`Message::Call`] gets to work with. It must not wait for anything.
+pub struct Turn<'a> {
+    core: &'a mut Core,
+}
+
+impl Turn<'_> {
+    /// What the controller is doing.
+    pub fn state(&self) -> CtrlrState {
+        self.core.hub.state.get()
+    }
+
+    /// The namespaces as last read.
+    pub fn namespaces(&self) -> Arc<Vec<Namespace>> {
+        self.core.hub.namespaces.load_full()
+    }
+
+    /// The controller's counters.
+    pub fn statistics(&self) -> CtrlrStatistics {
+        self.core.hub.read_statistics()
+    }
+
+    /// Executes another message; `callback` gets its outcome on this thread, now or in a later poll.
+    pub fn send(&mut self, message: Message, callback: impl FnOnce(Outcome<Reply>) + Send + 'static) {
+        let responder = Responder::to_callback(Box::new(callback));
+        self.core.execute(Envelope { message, responder });
+    }
+}
+
+impl fmt::Debug for Turn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("hub", &self.hub).field("held", &self.held.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! Asynchronous events: requests that wait at the controller, what they report, and the log page that is read before each is asked for again.
+//!
+//! NVMe Base 2.0, 5.2. At most AERL + 1 requests; an event's log is read with RAE = 0, which lets the controller report that kind again. Namespace changes
+//! start a rescan. (Subscribers, floods and retries come with the error-handling work: here is their place.)
+#![forbid(unsafe_code)]
+
+use super::core::{Core, Phase, Purpose};
+use crate::dma::{DmaBuffer, DmaSlice};
+use crate::spec::command::Command;
+use crate::spec::completion::Completion;
+use crate::spec::log::LogId;
+use std::collections::VecDeque;
+
+/// The most event requests that the driver keeps at the controller.
+const MAX_REQUESTS: u32 = 4;
+/// What is read of an event's log page, in bytes: all of the pages that events name but for the longest, whose start clears the event as well.
+const LOG_BYTES: usize = 4096;
+
+/// The state of event reporting.
+#[derive(Debug)]
+pub(super) struct Events {
+    /// How many requests the controller takes.
+    limit: u32,
+    /// How many wait at the controller.
+    waiting: u32,
+    /// Logs to be read.
+    logs: VecDeque<LogId>,
+    /// `None` while a log is being read into it.
+    buffer: Option<DmaBuffer>,
+    reading: Option<LogId>,
+}
+
+impl Events {
+    /// Bytes of the buffer that [`Events::new`] needs.
+    pub(super) const BUFFER_BYTES: usize = LOG_BYTES;
+
+    pub(super) fn new(buffer: DmaBuffer) -> Self {
+        Self { limit: 1, waiting: 0, logs: VecDeque::new(), buffer: Some(buffer), reading: None }
+    }
+
+    /// AERL is 0-based.
+    pub(super) fn set_limit(&mut self, aerl_z: u8) {
+        self.limit = (u32::from(aerl_z) + 1).min(MAX_REQUESTS);
+    }
+
+    pub(super) fn put_back(&mut self, buffer: DmaBuffer) {
+        self.buffer = Some(buffer);
+    }
+
+    /// The controller has stopped: nothing waits there any more.
+    pub(super) fn forget(&mut self) {
+        self.waiting = 0;
+        self.logs.clear();
+        self.reading = None;
+    }
+}
+
+impl Core {
+    /// Sends event requests up to the limit.
+    pub(super) fn arm_events(&mut self) {
+        while matches!(self.phase, Phase::Running) && self.events.waiting < self.events.limit {
+            if self.admin.is_full()
+                || !self.start_driver(Purpose::Event, Command::async_event_request(), None)
+            {
+                break;
+            }
+            self.events.waiting += 1;
+        }
+    }
+
+    /// An event request was answered.
+    pub(super) fn event_reported(&mut self, completion: Completion) {
+        self.events.waiting = self.events.waiting.saturating_sub(1);
+        if !completion.status().is_success() {
+            // Over the limit, or aborted: not asked again until the next reset, or it would come back at once, for ever.
+            tracing::warn!(status = %completion.status(), "an asynchronous event request was refused");
+            self.events.limit = self.events.limit.min(self.events.waiting);
+            return;
+        }
+        self.hub.statistics.events.add(1);
+        // Dword 0: type in bits 2:0, information in 15:8, log page in 23:16 (NVMe Base 2.0, figure 146).
+        let log = LogId((completion.dw0 >> 16) as u8);
+        tracing::info!(dw0 = format_args!("{:#010x}", completion.dw0), log = log.0, "asynchronous event");
+        if log.0 == 0 {
+            self.arm_events();
+        } else if !self.events.logs.contains(&log) {
+            self.events.logs.push_back(log);
+        }
+        self.read_next_log();
+    }
+
+    fn read_next_log(&mut self) {
+        if self.events.reading.is_some() || !matches!(self.phase, Phase::Running) {
+            return;
+        }
+        let Some(buffer) = self.events.buffer.take() else { return };
+        let Some(log) = self.events.logs.pop_front() else {
+            self.events.buffer = Some(buffer);
+            return;
+        };
+        self.events.reading = Some(log);
+        let command = Command::get_log_page(log, u32::MAX, log_bytes(log), 0, false);
+        match DmaSlice::new(buffer, 0, log_bytes(log)) {
+            Ok(data) => {
+                self.start_driver(Purpose::EventLog, command, Some(data));
+            }
+            Err((_, buffer)) => self.events.buffer = Some(buffer),
+        }
+    }
+
+    /// The log of an event was read, which lets the controller report its kind again.
+    pub(super) fn event_log_read(&mut self, completion: Completion, data: Option<DmaSlice>) {
+        if let Some(data) = data {
+            self.events.put_back(data.into_buffer());
+        }
+        let log = self.events.reading.take();
+        if !completion.status().is_success() {
+            tracing::warn!(?log, status = %completion.status(), "the log page of an event could not be read");
+        }
+        if log == Some(LogId::CHANGED_NS_LIST) {
+            self.start_rescan();
+        }
+        self.arm_events();
+        self.read_next_log();
+    }
+}
+
+/// How much of a log page is read.
+fn log_bytes(log: LogId) -> usize {
+    match log {
+        LogId::SMART | LogId::FIRMWARE_SLOT => 512,
+        LogId::ERROR => 64,
+        _ => LOG_BYTES,
+    }
+}

@@ -1,0 +1,170 @@
+//! The hub: what all parties of one controller share, whatever the publication scheme. Each field says who writes it.
+#![forbid(unsafe_code)]
+
+use super::namespace::Namespace;
+use super::options::CtrlrOptions;
+use super::qpair_slot::{QpairSlot, SlotState};
+use super::state::{CtrlrState, Failure, StateCell};
+use super::statistics::Statistics;
+use crate::dma::DmaSpace;
+use crate::ring::{Attention, Waiters};
+use crate::spec::identify::IdentifyCtrlr;
+use crate::transport::Transport;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use crossbeam_queue::SegQueue;
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+/// What `attention` means to the controller, above what publication uses.
+pub(crate) mod attention {
+    use crate::ring::Attention;
+
+    /// Deposit the core, the controller is being detached. Raised by the detacher, never lowered.
+    pub(crate) const DETACH: u32 = Attention::FIRST_FREE;
+    /// A reset was asked for. Raised by anyone, lowered by the poller.
+    pub(crate) const RESET: u32 = Attention::FIRST_FREE << 1;
+    /// Queue pairs wait to be created or deleted. Raised by their owners, lowered by the poller.
+    pub(crate) const QPAIR: u32 = Attention::FIRST_FREE << 2;
+    /// The controller has failed and is to be stopped. Raised by whoever saw it, lowered by the poller.
+    pub(crate) const FAIL: u32 = Attention::FIRST_FREE << 3;
+    /// A reset or a stop is in progress. Raised and lowered by the poller.
+    pub(crate) const BUSY: u32 = Attention::FIRST_FREE << 4;
+}
+
+/// What the controller says of itself; fixed between two bring-ups.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The memory page size in use (CC.MPS), in bytes.
+    pub page_bytes: usize,
+    /// The longest transfer of one command, in bytes (MDTS, or the driver's own limit of 1 MiB where there is none).
+    pub max_transfer_bytes: usize,
+    /// The most entries of one I/O queue (MQES).
+    pub max_queue_entries: u32,
+    /// How many I/O queue pairs there are, the external one included.
+    pub io_queues: u16,
+    /// The doorbell stride exponent (CAP.DSTRD).
+    pub dstrd: u8,
+}
+
+/// See the module.
+pub(crate) struct Hub {
+    /// See [`attention`].
+    pub(crate) attention: Arc<Attention>,
+    /// Moved by the arrows in [`super::state`].
+    pub(crate) state: StateCell,
+    pub(crate) options: CtrlrOptions,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) dma: DmaSpace,
+    pub(crate) waiters: Arc<Waiters>,
+    /// Index is the queue identifier less 1; fixed after attach. Each slot has its own rules.
+    pub(crate) slots: OnceLock<Box<[Arc<QpairSlot>]>>,
+    /// Replaced by whoever owns the core.
+    pub(crate) namespaces: ArcSwap<Vec<Namespace>>,
+    /// Replaced by whoever owns the core.
+    pub(crate) identity: ArcSwapOption<IdentifyCtrlr>,
+    /// Replaced by whoever owns the core.
+    pub(crate) limits: ArcSwapOption<Limits>,
+    /// Snapshots that were replaced, for control threads to free: no destructor of theirs runs on the polling thread.
+    pub(crate) outdated: SegQueue<Arc<dyn Any + Send + Sync>>,
+    /// Who polls; see [`super::seat`].
+    pub(crate) reader: super::seat::ReaderRecord,
+    /// Written by the poller.
+    pub(crate) statistics: Statistics,
+    /// How many resets are over, successfully or not. Written by whoever owns the core.
+    pub(crate) resets: AtomicU32,
+    /// What times are counted from.
+    pub(crate) epoch: Instant,
+}
+
+impl Hub {
+    pub(crate) fn new(transport: Arc<dyn Transport>, dma: DmaSpace, options: CtrlrOptions) -> Self {
+        Self {
+            attention: Arc::new(Attention::new()),
+            state: StateCell::new(),
+            options,
+            transport,
+            dma,
+            waiters: Arc::new(Waiters::new()),
+            slots: OnceLock::new(),
+            namespaces: ArcSwap::default(),
+            identity: ArcSwapOption::empty(),
+            limits: ArcSwapOption::empty(),
+            outdated: SegQueue::new(),
+            reader: super::seat::ReaderRecord::default(),
+            statistics: Statistics::default(),
+            resets: AtomicU32::new(0),
+            epoch: Instant::now(),
+        }
+    }
+
+    pub(crate) fn slots(&self) -> &[Arc<QpairSlot>] {
+        self.slots.get().map_or(&[], |slots| slots)
+    }
+
+    /// Claims a free queue identifier, or `None` when all are in use.
+    pub(crate) fn claim_slot(&self) -> Option<Arc<QpairSlot>> {
+        let io_queues = self.limits.load().as_ref().map_or(0, |limits| usize::from(limits.io_queues));
+        // The first one is the external queue pair's, which is not handed out.
+        let mine = self.slots().iter().take(io_queues).skip(1);
+        mine.inspect(|slot| slot.sweep())
+            .find(|slot| slot.change(SlotState::Free, SlotState::Claimed))
+            .cloned()
+    }
+
+    /// The controller has failed: the poller will stop it.
+    pub(crate) fn fail(&self, failure: Failure) {
+        tracing::error!(address = self.transport.address(), %failure, "the controller failed");
+        if self.state.fail(failure) {
+            self.attention.raise(attention::FAIL);
+        }
+    }
+
+    pub(crate) fn publish_namespaces(&self, namespaces: Vec<Namespace>) {
+        self.outdated.push(self.namespaces.swap(Arc::new(namespaces)));
+    }
+
+    pub(crate) fn publish_identity(&self, identity: Arc<IdentifyCtrlr>) {
+        if let Some(old) = self.identity.swap(Some(identity)) {
+            self.outdated.push(old);
+        }
+    }
+
+    pub(crate) fn publish_limits(&self, limits: Limits) {
+        if let Some(old) = self.limits.swap(Some(Arc::new(limits))) {
+            self.outdated.push(old);
+        }
+    }
+
+    /// Frees what pollers left for control threads to free.
+    pub(crate) fn sweep(&self) {
+        while self.outdated.pop().is_some() {}
+        self.slots().iter().for_each(|slot| slot.sweep());
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state.get(), CtrlrState::Detaching | CtrlrState::Detached)
+    }
+
+    pub(crate) fn count_reset(&self) {
+        // Release: pairs with the Acquire in `resets_done`; the new state is visible to who sees the count.
+        self.resets.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn resets_done(&self) -> u32 {
+        // Acquire: pairs with the Release in `count_reset`.
+        self.resets.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("address", &self.transport.address())
+            .field("state", &self.state.get())
+            .field("attention", &self.attention)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,125 @@
+//! What other threads may ask of a polled controller, and what they are answered.
+#![forbid(unsafe_code)]
+
+use super::core::Turn;
+use super::qpair_slot::QpairSlot;
+use crate::dma::DmaSlice;
+use crate::ring;
+use crate::spec::command::Command;
+use crate::spec::status::Status;
+use std::fmt;
+use std::sync::Arc;
+
+/// A closure that a message runs on the polling thread. Its result comes back as [`Reply::Called`].
+pub type Call = Box<dyn FnOnce(&mut Turn<'_>) -> u64 + Send>;
+
+/// One request to a polled controller. Fits a slot of the ring: nothing is allocated on the way.
+pub enum Message {
+    /// An admin command. Its PRPs and CID are filled in by the driver; commands that would pull the ground from under the driver are refused
+    /// (see [`super::passthru`]).
+    Admin {
+        /// The command.
+        command: Command,
+        /// What it transfers, which comes back with the answer. Boxed, so that messages without data stay small.
+        data: Option<Box<DmaSlice>>,
+    },
+    /// An I/O command, run on the external queue pair that the poller keeps for messages.
+    Io {
+        /// The command.
+        command: Command,
+        /// What it transfers, which comes back with the answer.
+        data: Option<Box<DmaSlice>>,
+    },
+    /// Reads the list of namespaces and their sizes anew.
+    Rescan,
+    /// Creates the queues of a queue pair; made by [`super::Producer::queue_pair`].
+    Connect(ConnectRequest),
+    /// Runs a closure on the polling thread. A closure that captures nothing is not allocated either.
+    Call(Call),
+}
+
+/// The request to create one queue pair's queues on the device.
+pub struct ConnectRequest(pub(crate) Arc<QpairSlot>);
+
+impl Message {
+    /// A message that runs `call` on the polling thread, where it must not wait for anything.
+    pub fn call(call: impl FnOnce(&mut Turn<'_>) -> u64 + Send + 'static) -> Self {
+        Self::Call(Box::new(call))
+    }
+}
+
+/// The answer to a message that was executed.
+#[derive(Debug)]
+pub enum Reply {
+    /// What the controller answered to an admin or I/O command.
+    Command {
+        /// Its status; anything but success is the device's own word.
+        status: Status,
+        /// Dwords 0 (low) and 1 (high) of the completion.
+        result: u64,
+        /// What the command transferred.
+        data: Option<Box<DmaSlice>>,
+    },
+    /// The namespaces were read anew.
+    Rescanned,
+    /// The queue pair is connected.
+    Connected,
+    /// What the closure returned.
+    Called(u64),
+    /// The driver refused to run the message; nothing was done.
+    Refused(Refusal),
+}
+
+/// Why the driver refused to run a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The command belongs to the driver.
+    #[error(
+        "opcode {opcode:#04x} is the driver's own (queues, events, keep-alive, host memory): not allowed from outside"
+    )]
+    DriverOwned {
+        /// The refused opcode.
+        opcode: u8,
+    },
+    /// The transfer is longer than the controller takes.
+    #[error("the transfer is longer than the controller's limit of {limit_bytes} bytes; split it")]
+    TooLarge {
+        /// The limit (MDTS).
+        limit_bytes: usize,
+    },
+    /// The command and its data do not fit together.
+    #[error(
+        "the command's data are not as the controller needs them: dword aligned, and no transfer without data"
+    )]
+    BadData,
+    /// The controller has no I/O queues.
+    #[error("the controller has no external I/O queue pair; admin commands still work")]
+    NoIoQueue,
+    /// The device refused to create or read what the message needs.
+    #[error("the controller refused: {0}")]
+    Status(Status),
+}
+
+pub(crate) type Envelope = ring::Envelope<Message, Reply>;
+pub(crate) type Responder = ring::Responder<Reply>;
+
+const _: () = assert!(size_of::<Envelope>() <= 120, "a message with its responder fits a slot of 128 bytes");
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Admin { command, .. } => f.debug_tuple("Admin").field(command).finish(),
+            Self::Io { command, .. } => f.debug_tuple("Io").field(command).finish(),
+            Self::Rescan => f.write_str("Rescan"),
+            Self::Connect(request) => request.fmt(f),
+            Self::Call(_) => f.write_str("Call"),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Connect").field(&self.0.qid()).finish()
+    }
+}

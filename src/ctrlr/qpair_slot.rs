@@ -1,0 +1,204 @@
+//! The hand-over between a queue pair's thread and the controller: one slot per queue identifier, one state word each.
+//!
+//! The queue pair's memory, indices and trackers belong to its thread alone; the controller creates and deletes the queues on the device. Who may
+//! move the word from which state:
+//!
+//! ```text
+//!  Free ─owner─▶ Wanted ─ctrlr─▶ Creating ─ctrlr─▶ Connected ─ctrlr─▶ Quiescing ─ctrlr─▶ Stopped ─owner─▶ Wanted (again)
+//!                  │                 └──ctrlr──▶ Refused                                     │
+//!                  └────────────────────────────────ctrlr───────────────────────────────────▶┤
+//!  Connected ─owner dropped─▶ Released ─ctrlr─▶ Deleting ─ctrlr─▶ Free                      └─ctrlr (detached)─▶ Gone
+//!  Creating ─owner dropped─▶ Abandoned ─ctrlr─▶ Released, or Free when the device refused
+//! ```
+//! *Stopped* and *Gone* say that the device cannot write to the queues' memory and buffers any more: only then the owner takes its outstanding
+//! requests back. What is dropped in flight waits in `left_behind` until then.
+#![forbid(unsafe_code)]
+
+use crate::queue::Pair;
+use std::fmt;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Where a slot stands; see the module's picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum SlotState {
+    Free = 0,
+    /// Claimed by an owner that is still filling it in.
+    Claimed = 1,
+    Wanted = 2,
+    Creating = 3,
+    Connected = 4,
+    Quiescing = 5,
+    Stopped = 6,
+    Refused = 7,
+    Released = 8,
+    Deleting = 9,
+    Gone = 10,
+    Abandoned = 11,
+}
+
+impl SlotState {
+    fn from_word(word: u32) -> Self {
+        match word {
+            0 => Self::Free,
+            1 => Self::Claimed,
+            2 => Self::Wanted,
+            3 => Self::Creating,
+            4 => Self::Connected,
+            5 => Self::Quiescing,
+            6 => Self::Stopped,
+            7 => Self::Refused,
+            8 => Self::Released,
+            9 => Self::Deleting,
+            11 => Self::Abandoned,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// What the controller needs to know to create the queues.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueueMemory {
+    pub(crate) sq_iova: u64,
+    pub(crate) cq_iova: u64,
+    pub(crate) sq_entries: u32,
+    pub(crate) cq_entries: u32,
+}
+
+/// One queue identifier and whoever uses it.
+pub(crate) struct QpairSlot {
+    state: AtomicU32,
+    qid: u16,
+    sq_iova: AtomicU64,
+    cq_iova: AtomicU64,
+    sq_entries: AtomicU32,
+    cq_entries: AtomicU32,
+    /// The status of a refused creation.
+    refusal: AtomicU16,
+    /// Queues and trackers of an owner that was dropped while the device may still write to them. Never locked by the poller.
+    left_behind: Mutex<Option<Box<Pair<u64>>>>,
+}
+
+impl QpairSlot {
+    pub(crate) fn new(qid: u16) -> Self {
+        Self {
+            state: AtomicU32::new(SlotState::Free as u32),
+            qid,
+            sq_iova: AtomicU64::new(0),
+            cq_iova: AtomicU64::new(0),
+            sq_entries: AtomicU32::new(0),
+            cq_entries: AtomicU32::new(0),
+            refusal: AtomicU16::new(0),
+            left_behind: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn qid(&self) -> u16 {
+        self.qid
+    }
+
+    pub(crate) fn state(&self) -> SlotState {
+        // Acquire: pairs with the Release in `change`: who sees a state sees what led to it.
+        SlotState::from_word(self.state.load(Ordering::Acquire))
+    }
+
+    /// The hot path's question: one load and a compare.
+    #[inline(always)]
+    pub(crate) fn is_connected(&self) -> bool {
+        // Acquire: pairs with the Release in `change`; on x86 a plain load.
+        self.state.load(Ordering::Acquire) == SlotState::Connected as u32
+    }
+
+    /// Moves from `from` to `to`; says whether the word was at `from`.
+    pub(crate) fn change(&self, from: SlotState, to: SlotState) -> bool {
+        // Release: pairs with the Acquire in `state`. Acquire: we build on what the previous mover did.
+        self.state.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Moves any state to what `next` says, or leaves it where that is `None`; returns the state it moved from.
+    pub(crate) fn change_with(&self, next: impl Fn(SlotState) -> Option<SlotState>) -> Option<SlotState> {
+        // Orderings as in `change`.
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+                next(SlotState::from_word(word)).map(|state| state as u32)
+            })
+            .ok()
+            .map(SlotState::from_word)
+    }
+
+    /// Fills a claimed slot in and asks for its queues. False when the controller was detached meanwhile.
+    pub(crate) fn want(&self, memory: QueueMemory) -> bool {
+        // Relaxed, all four: published by the Release of the change to Wanted, read after its Acquire.
+        self.sq_iova.store(memory.sq_iova, Ordering::Relaxed);
+        self.cq_iova.store(memory.cq_iova, Ordering::Relaxed);
+        self.sq_entries.store(memory.sq_entries, Ordering::Relaxed);
+        self.cq_entries.store(memory.cq_entries, Ordering::Relaxed);
+        self.change(SlotState::Claimed, SlotState::Wanted)
+    }
+
+    pub(crate) fn memory(&self) -> QueueMemory {
+        // Relaxed, all four: see `want`.
+        QueueMemory {
+            sq_iova: self.sq_iova.load(Ordering::Relaxed),
+            cq_iova: self.cq_iova.load(Ordering::Relaxed),
+            sq_entries: self.sq_entries.load(Ordering::Relaxed),
+            cq_entries: self.cq_entries.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Says that the device refused the queues, with its status.
+    pub(crate) fn refuse(&self, status: u16) {
+        // Relaxed: published by the change to Refused.
+        self.refusal.store(status, Ordering::Relaxed);
+        if !self.change(SlotState::Creating, SlotState::Refused) {
+            self.change(SlotState::Abandoned, SlotState::Free);
+        }
+    }
+
+    pub(crate) fn refusal(&self) -> u16 {
+        // Relaxed: read after the Acquire of the Refused state.
+        self.refusal.load(Ordering::Relaxed)
+    }
+
+    /// The owner is going, and leaves its queues with everything in flight behind. True when the device may still know them.
+    pub(crate) fn release(&self, queues: Box<Pair<u64>>) -> bool {
+        let next = |state| match state {
+            SlotState::Connected | SlotState::Quiescing => Some(SlotState::Released),
+            SlotState::Creating => Some(SlotState::Abandoned),
+            SlotState::Claimed | SlotState::Wanted | SlotState::Stopped | SlotState::Refused => {
+                Some(SlotState::Free)
+            }
+            _ => None,
+        };
+        // First the memory, then the word: once it is Released, the controller may make it Free, and a sweep drops the memory.
+        self.leave_behind(queues);
+        let from = self.change_with(next);
+        matches!(from, Some(SlotState::Connected | SlotState::Quiescing | SlotState::Creating))
+    }
+
+    /// Leaves what the device may still write to behind, to be dropped by [`QpairSlot::sweep`].
+    fn leave_behind(&self, queues: Box<Pair<u64>>) {
+        *self.left_behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(queues);
+    }
+
+    /// Drops what was left behind. For control threads, once the slot is Free or Gone.
+    pub(crate) fn sweep(&self) {
+        if matches!(self.state(), SlotState::Free | SlotState::Gone) {
+            let left = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(mut pair) = left {
+                // Nothing of the device's can reach it any more, so its requests' buffers may be used again.
+                pair.abort_all(|_, data| drop(data));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for QpairSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QpairSlot")
+            .field("qid", &self.qid)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading the namespaces: the active list, then each one's Identify data, then a new snapshot for everybody.
+//!
+//! Nothing is allocated by NN, which may be any number: the active list says how many there are (NVMe Base 2.0, 5.17.2.3), with the walk from
+//! 1 to NN for controllers of NVMe 1.0 that have no such list.
+#![forbid(unsafe_code)]
+
+use super::core::{Core, Phase, Purpose};
+use super::message::{Refusal, Reply};
+use super::namespace::Namespace;
+use crate::dma::DmaSlice;
+use crate::ring::Outcome;
+use crate::spec::command::Command;
+use crate::spec::completion::Completion;
+use crate::spec::identify::{Cns, IdentifyNs};
+use crate::spec::status::Status;
+use zerocopy::FromBytes;
+
+/// The most namespaces that the driver keeps; a controller that lists more shows the first ones.
+const MAX_NAMESPACES: usize = 4096;
+/// The most identifiers that are tried one by one where there is no active list.
+const MAX_WALK: u32 = 256;
+/// Identifiers in one active list.
+const LIST_ENTRIES: usize = 1024;
+
+/// One reading on its way.
+#[derive(Debug, Default)]
+pub(super) struct Rescan {
+    /// Identifiers that are still to be identified, the next one last.
+    pending: Vec<u32>,
+    /// Where the next list goes on, if the last one was full.
+    after: Option<u32>,
+    /// What was asked last: a list (`None`) or this namespace.
+    asked: Option<u32>,
+    found: Vec<Namespace>,
+    /// A refusal that is passed on to those who asked.
+    refused: Option<Status>,
+    /// Another reading was asked for meanwhile.
+    pub(super) again: bool,
+}
+
+impl Core {
+    /// Starts a reading for a message or an event, unless one is on its way: then another one follows it.
+    pub(super) fn start_rescan(&mut self) {
+        match &mut self.rescan {
+            Some(rescan) => rescan.again = true,
+            None if matches!(self.phase, Phase::Running) => self.begin_rescan(),
+            // Bring-up ends with one.
+            None => {}
+        }
+    }
+
+    /// Starts a reading.
+    pub(super) fn begin_rescan(&mut self) {
+        self.rescan = Some(Rescan { after: Some(0), ..Rescan::default() });
+        self.rescan_on();
+    }
+
+    /// Asks for the next list or namespace, or ends.
+    fn rescan_on(&mut self) {
+        let Some(rescan) = &mut self.rescan else { return };
+        let command = if let Some(nsid) = rescan.pending.pop() {
+            rescan.asked = Some(nsid);
+            Command::identify(Cns::NS, nsid, 0)
+        } else if let Some(after) = rescan.after.take() {
+            rescan.asked = None;
+            Command::identify(Cns::ACTIVE_NS_LIST, after, 0)
+        } else {
+            return self.rescan_ends();
+        };
+        let data = self.scratch.take().map(DmaSlice::from);
+        if !self.start_driver(Purpose::Rescan, command, data) {
+            self.rescan_ends();
+        }
+    }
+
+    /// The answer to what was asked.
+    pub(super) fn rescan_answered(&mut self, completion: Completion, data: Option<DmaSlice>) {
+        let status = completion.status();
+        let bytes = data.as_ref().map(|data| data.buffer().to_vec()).unwrap_or_default();
+        self.scratch = self.scratch.take().or(data.map(DmaSlice::into_buffer));
+        let nn = self.hub.identity.load().as_ref().map_or(0, |identity| identity.nn);
+        if let Some(rescan) = &mut self.rescan {
+            match rescan.asked {
+                None if status.is_success() => rescan.list_read(&bytes),
+                // NVMe 1.0 has no list.
+                None => rescan.pending = (1..=nn.min(MAX_WALK)).rev().collect(),
+                Some(nsid) if status.is_success() => {
+                    let identified = IdentifyNs::read_from_prefix(&bytes).ok().map(|(data, _)| data);
+                    // A namespace of no blocks is an inactive one.
+                    rescan.found.extend(
+                        identified
+                            .filter(|data| data.nsze != 0)
+                            .map(|data| Namespace::from_identify(nsid, &data)),
+                    );
+                }
+                // Gone between the list and the question, or refused; the others are usable all the same.
+                Some(nsid) => {
+                    tracing::warn!(nsid, %status, "Identify Namespace was refused");
+                    rescan.refused = Some(status);
+                }
+            }
+        }
+        self.rescan_on();
+    }
+
+    fn rescan_ends(&mut self) {
+        let Some(mut rescan) = self.rescan.take() else { return };
+        rescan.found.sort_unstable_by_key(|namespace| namespace.nsid);
+        let found_none = rescan.found.is_empty();
+        self.hub.publish_namespaces(rescan.found);
+        if rescan.again {
+            return self.begin_rescan();
+        }
+        for responder in self.rescan_waiters.drain(..) {
+            responder.deliver(Outcome::Completed(match rescan.refused {
+                Some(status) if found_none => Reply::Refused(Refusal::Status(status)),
+                _ => Reply::Rescanned,
+            }));
+        }
+    }
+}
+
+impl Rescan {
+    /// Takes a list in: ascending identifiers, ended by 0. One that is out of order ends it, so that no device can keep us reading.
+    fn list_read(&mut self, bytes: &[u8]) {
+        let mut last = 0;
+        let mut count = 0;
+        let room = MAX_NAMESPACES - self.found.len().min(MAX_NAMESPACES);
+        for chunk in bytes.chunks_exact(4).take(LIST_ENTRIES) {
+            let nsid = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
+            if nsid <= last || count == room {
+                break;
+            }
+            self.pending.push(nsid);
+            last = nsid;
+            count += 1;
+        }
+        self.pending.reverse();
+        self.after = (count == LIST_ENTRIES && count < room).then_some(last);
+    }
+}

@@ -1,0 +1,284 @@
+//! The controller's poller: admin completions, the message ring, the external queue pair, timers, and the cold path to everything else.
+#![forbid(unsafe_code)]
+
+use super::qpair::{QpairError, QpairOptions, QueuePair};
+use crate::ctrlr::{
+    AdminCall, CallError, Ctrlr, CtrlrState, DetachError, Envelope, Failure, Hub, Message, Pause,
+    PendingCall, Reply, Seated, attention,
+};
+use crate::dma::{DmaBuffer, DmaError};
+use crate::queue::QueueError;
+use crate::ring::inside::is_inside_poll;
+use crate::ring::scheme::Receiver;
+use crate::ring::{LockFree, Outcome, Scheme, Ticket};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Polls one controller. There is one at a time; it may move between threads, and dropping it (by a panic too) leaves the controller to the next one, or to
+/// a detacher.
+///
+/// It takes no lock and never waits; while it exists and does not poll, unregistrations and detaches wait for it, which they say when their
+/// deadline passes.
+pub struct Poller<S: Scheme = LockFree> {
+    /// Kept for the seat; declared first so that the hot path's words below share a line with it.
+    ctrlr: Ctrlr<S>,
+    hub: Arc<Hub>,
+    /// `None` once it was left to a detacher.
+    seated: Option<Box<Seated<S>>>,
+}
+
+/// Why there is no poller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PollerError {
+    /// The controller has one already.
+    #[error("the controller is already polled by '{name}'; drop that poller first")]
+    AlreadyPolled {
+        /// The other poller's name.
+        name: String,
+    },
+    /// The controller is detached, or being detached.
+    #[error("the controller is detached")]
+    Detached,
+}
+
+/// What a poll reports instead of a number of events.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PollError {
+    /// The controller is being detached: this poller has left it, and is of no more use.
+    #[error("the controller is detached; this poller has left it")]
+    Detached,
+    /// The controller has failed and its device has stopped. Messages are still answered (aborted) by polling; only detaching helps.
+    #[error("the controller failed: {0}")]
+    Failed(Failure),
+}
+
+impl<S: Scheme> Poller<S> {
+    /// Takes the controller's seat under `name`, which appears in errors when somebody waits for this poller.
+    pub fn new(ctrlr: &Ctrlr<S>, name: &str) -> Result<Self, PollerError> {
+        let shared = &ctrlr.0;
+        if shared.hub.is_over() {
+            return Err(PollerError::Detached);
+        }
+        let Some(seated) = shared.seat.take() else {
+            let name = shared.hub.reader.stalled(shared.hub.epoch).poller.unwrap_or_default();
+            return Err(PollerError::AlreadyPolled { name });
+        };
+        shared.hub.reader.sit_down(name);
+        // The first poll takes the cold path, where it goes online.
+        shared.hub.attention.raise(crate::ring::Attention::PUBLISHED);
+        Ok(Self { hub: Arc::clone(&shared.hub), ctrlr: ctrlr.clone(), seated: Some(seated) })
+    }
+
+    /// Polls once: messages (8 at most), completions of the external and the admin queue pair (32 each), and at `now` what is due. Returns how
+    /// many things happened. Never waits.
+    ///
+    /// `now` is the caller's, so that who polls many controllers reads the clock once; reading it seldom only delays what is timed.
+    #[inline(always)]
+    pub fn poll(&mut self, now: Instant) -> Result<usize, PollError> {
+        let Some(seated) = &mut self.seated else {
+            return Err(PollError::Detached);
+        };
+        let hub = &*self.hub;
+        if hub.attention.bits() != 0 {
+            return self.poll_attentive(now);
+        }
+        hub.reader.polled(now.saturating_duration_since(hub.epoch));
+        let Seated { receiver, core } = &mut **seated;
+        receiver.enter();
+        let messages = receiver.receive(core.message_budget(), |envelope| core.execute(envelope));
+        let completions = core.poll_queues();
+        receiver.leave();
+        if let Ok(0) = completions
+            && messages == 0
+            && !core.is_due(now)
+        {
+            return Ok(0);
+        }
+        self.poll_eventful(now, messages, completions)
+    }
+
+    /// The rest of a poll in which something happened.
+    #[inline(never)]
+    fn poll_eventful(
+        &mut self,
+        now: Instant,
+        messages: usize,
+        completions: Result<usize, QueueError>,
+    ) -> Result<usize, PollError> {
+        let Some(seated) = &mut self.seated else {
+            return Err(PollError::Detached);
+        };
+        let core = &mut seated.core;
+        if messages != 0 {
+            self.hub.statistics.messages.add(messages as u64);
+        }
+        let completions = match completions {
+            Ok(count) => count,
+            Err(error) => {
+                core.protocol_error(&error);
+                0
+            }
+        };
+        if messages + completions != 0 {
+            self.hub.statistics.completions.add(completions as u64);
+            core.after_work();
+        }
+        if core.is_due(now) {
+            core.watch(now);
+        }
+        Ok(messages + completions)
+    }
+
+    /// A poll while something has changed or is in progress.
+    #[cold]
+    fn poll_attentive(&mut self, now: Instant) -> Result<usize, PollError> {
+        if self.hub.attention.look() & attention::DETACH != 0 {
+            self.leave();
+            return Err(PollError::Detached);
+        }
+        let Some(seated) = &mut self.seated else {
+            return Err(PollError::Detached);
+        };
+        self.hub.reader.polled(now.saturating_duration_since(self.hub.epoch));
+        let Seated { receiver, core } = &mut **seated;
+        receiver.refresh();
+        core.attend(now);
+        receiver.enter();
+        let messages = if core.takes_messages() {
+            receiver.receive(core.message_budget(), |envelope: Envelope| core.execute(envelope))
+        } else {
+            0
+        };
+        let completions = core.poll_queues();
+        receiver.leave();
+        let events = self.poll_eventful(now, messages, completions)?;
+        match (self.hub.state.get(), self.hub.state.failure()) {
+            (CtrlrState::Failed, Some(failure)) => Err(PollError::Failed(failure.clone())),
+            _ => Ok(events),
+        }
+    }
+
+    /// Leaves the core to a detacher, or to the next poller.
+    fn leave(&mut self) {
+        if let Some(mut seated) = self.seated.take() {
+            seated.receiver.offline();
+            self.hub.reader.get_up();
+            self.ctrlr.0.seat.deposit(seated);
+        }
+    }
+
+    /// Goes offline until the next poll: registrations come and go without this poller, which holds nobody up. For threads that stop polling for a while.
+    pub fn pause(&mut self) {
+        if let Some(seated) = &mut self.seated {
+            seated.receiver.offline();
+        }
+    }
+
+    /// Whether a retirement would wait for this poller.
+    pub fn is_online(&self) -> bool {
+        self.seated.as_ref().is_some_and(|seated| seated.receiver.is_online())
+    }
+
+    /// Detaches the controller from its polling thread; see [`Ctrlr::detach`].
+    pub fn detach(mut self, timeout: Duration) -> Result<(), DetachError> {
+        if is_inside_poll() {
+            return Err(DetachError::InsidePoll);
+        }
+        let ctrlr = self.ctrlr.clone();
+        self.leave();
+        drop(self);
+        ctrlr.detach(timeout)
+    }
+
+    /// Creates an I/O queue pair, polling until it is connected. Not for a device that this thread itself has to step: use
+    /// [`QueuePair::request`] and poll.
+    pub fn queue_pair(&mut self, options: &QpairOptions) -> Result<QueuePair, QpairError> {
+        if is_inside_poll() {
+            return Err(QpairError::InsidePoll);
+        }
+        let mut qpair = QueuePair::request(&self.ctrlr, options)?;
+        let mut pause = Pause::new(self.hub.options.admin_timeout);
+        while !qpair.connected()? {
+            self.poll(Instant::now()).map_err(QpairError::from)?;
+            if !pause.take() {
+                return Err(QpairError::Deadline);
+            }
+        }
+        Ok(qpair)
+    }
+
+    /// Runs a typed admin call on this thread, polling until it is answered, at most for `timeout`.
+    pub fn call<T>(&mut self, call: AdminCall<T>, timeout: Duration) -> Result<T, CallError<T>> {
+        let pending = self.start_call(call)?;
+        if is_inside_poll() {
+            return Err(CallError::Pending(pending));
+        }
+        let mut pause = Pause::new(timeout);
+        while !pending.is_ready() {
+            let polled = self.poll(Instant::now());
+            if pending.is_ready() || matches!(polled, Err(PollError::Detached)) || !pause.take() {
+                break;
+            }
+        }
+        pending.wait(Duration::ZERO)
+    }
+
+    /// Starts a typed admin call on this thread; the answer comes while it polls.
+    pub fn start_call<T>(&mut self, call: AdminCall<T>) -> Result<PendingCall<T>, CallError<T>> {
+        let (message, parse) = call.into_message(&self.hub.dma)?;
+        let Some(ticket) = self.send(message) else {
+            return Err(CallError::NotRunning(self.hub.state.get()));
+        };
+        Ok(PendingCall::new(ticket, parse))
+    }
+
+    /// Executes a message on this thread, past the ring. `None` when the controller is detached.
+    pub fn send(&mut self, message: Message) -> Option<Ticket<Reply>> {
+        let seated = self.seated.as_mut()?;
+        let (ticket, responder) = Ticket::new(&self.hub.waiters);
+        seated.core.execute(Envelope { message, responder });
+        seated.core.after_work();
+        Some(ticket)
+    }
+
+    /// As [`Poller::send`], with a callback that gets the outcome on this thread, now or in a later poll.
+    pub fn send_with(
+        &mut self,
+        message: Message,
+        callback: impl FnOnce(Outcome<Reply>) + Send + 'static,
+    ) -> bool {
+        let Some(seated) = &mut self.seated else { return false };
+        let responder = crate::ctrlr::Responder::to_callback(Box::new(callback));
+        seated.core.execute(Envelope { message, responder });
+        seated.core.after_work();
+        true
+    }
+
+    /// The controller that it polls.
+    pub fn ctrlr(&self) -> &Ctrlr<S> {
+        &self.ctrlr
+    }
+
+    /// DMA memory of the controller, zeroed.
+    pub fn allocate(&self, len: usize) -> Result<DmaBuffer, DmaError> {
+        self.hub.dma.allocate(len)
+    }
+}
+
+impl<S: Scheme> Drop for Poller<S> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl<S: Scheme> fmt::Debug for Poller<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poller")
+            .field("ctrlr", &self.ctrlr)
+            .field("online", &self.is_online())
+            .finish_non_exhaustive()
+    }
+}
