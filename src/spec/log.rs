@@ -1,29 +1,42 @@
 //! Log pages. NVMe Base 2.0, 5.16.1.
 #![forbid(unsafe_code)]
 
+use super::codes::codes;
+use super::command::{AdminOpcode, NvmOpcode};
+use super::identify::text;
+use super::status::Status;
+use bitfield_struct::bitfield;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-/// A log page identifier (NVMe Base 2.0, figure 202).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LogId(pub u8);
-
-#[expect(missing_docs, reason = "the names are the specification's, and all there is to say")]
-impl LogId {
-    pub const SUPPORTED_LOGS: Self = Self(0x00);
-    pub const ERROR: Self = Self(0x01);
-    pub const SMART: Self = Self(0x02);
-    pub const FIRMWARE_SLOT: Self = Self(0x03);
-    pub const CHANGED_NS_LIST: Self = Self(0x04);
-    pub const COMMAND_EFFECTS: Self = Self(0x05);
-    pub const SELF_TEST: Self = Self(0x06);
-    pub const TELEMETRY_HOST: Self = Self(0x07);
-    pub const TELEMETRY_CTRLR: Self = Self(0x08);
-    pub const ENDURANCE_GROUP: Self = Self(0x09);
-    pub const ANA: Self = Self(0x0c);
-    pub const PERSISTENT_EVENT: Self = Self(0x0d);
-    pub const LBA_STATUS: Self = Self(0x0e);
-    pub const RESERVATION: Self = Self(0x80);
-    pub const SANITIZE: Self = Self(0x81);
+codes! {
+    /// A log page identifier (NVMe Base 2.0, 5.16.1; NVM Command Set 1.0, 4.1.4).
+    LogId, vendor 0xc0;
+    SUPPORTED_LOGS = 0x00, "Supported Log Pages";
+    ERROR = 0x01, "Error Information";
+    SMART = 0x02, "SMART / Health Information";
+    FIRMWARE_SLOT = 0x03, "Firmware Slot Information";
+    CHANGED_NS_LIST = 0x04, "Changed Namespace List";
+    COMMAND_EFFECTS = 0x05, "Commands Supported and Effects";
+    SELF_TEST = 0x06, "Device Self-test";
+    TELEMETRY_HOST = 0x07, "Telemetry Host-Initiated";
+    TELEMETRY_CTRLR = 0x08, "Telemetry Controller-Initiated";
+    ENDURANCE_GROUP = 0x09, "Endurance Group Information";
+    PREDICTABLE_LATENCY_PER_NVM_SET = 0x0a, "Predictable Latency Per NVM Set";
+    PREDICTABLE_LATENCY_EVENT_AGGREGATE = 0x0b, "Predictable Latency Event Aggregate";
+    ANA = 0x0c, "Asymmetric Namespace Access";
+    PERSISTENT_EVENT = 0x0d, "Persistent Event";
+    LBA_STATUS = 0x0e, "LBA Status Information";
+    ENDURANCE_GROUP_EVENT_AGGREGATE = 0x0f, "Endurance Group Event Aggregate";
+    MEDIA_UNIT_STATUS = 0x10, "Media Unit Status";
+    SUPPORTED_CAPACITY_CONFIG_LIST = 0x11, "Supported Capacity Configuration List";
+    FEATURE_EFFECTS = 0x12, "Feature Identifiers Supported and Effects";
+    MI_COMMAND_EFFECTS = 0x13, "NVMe-MI Commands Supported and Effects";
+    COMMAND_AND_FEATURE_LOCKDOWN = 0x14, "Command and Feature Lockdown";
+    BOOT_PARTITION = 0x15, "Boot Partition";
+    ROTATIONAL_MEDIA = 0x16, "Rotational Media Information";
+    DISCOVERY = 0x70, "Discovery";
+    RESERVATION = 0x80, "Reservation Notification";
+    SANITIZE = 0x81, "Sanitize Status";
 }
 
 /// One entry of the Error Information log, 64 bytes (5.16.1.2).
@@ -59,6 +72,38 @@ pub struct ErrorLogEntry {
 }
 
 const _: () = assert!(size_of::<ErrorLogEntry>() == 64);
+
+impl ErrorLogEntry {
+    /// Whether this entry is one: unused ones have a count of 0.
+    pub const fn is_used(&self) -> bool {
+        self.error_count != 0
+    }
+
+    /// The command's status.
+    pub const fn status(&self) -> Status {
+        Status(self.status_field >> 1)
+    }
+}
+
+/// Critical warnings of the SMART log (5.16.1.3, byte 0), and which of them are reported as events (5.27.1.8).
+#[bitfield(u8)]
+#[derive(PartialEq, Eq)]
+pub struct CriticalWarning {
+    /// The available spare fell below its threshold.
+    pub spare: bool,
+    /// A temperature is over an over-temperature threshold, or under an under-temperature threshold.
+    pub temperature: bool,
+    /// The reliability is degraded by media or internal errors.
+    pub reliability: bool,
+    /// All of the media are read-only.
+    pub read_only: bool,
+    /// The backup of the volatile memory failed.
+    pub backup_failed: bool,
+    /// The persistent memory region is read-only or unreliable.
+    pub pmr: bool,
+    #[bits(2)]
+    __: u8,
+}
 
 /// The SMART / Health Information log, 512 bytes (5.16.1.3). 128-bit counters are little-endian bytes: see [`SmartLog::count`].
 #[repr(C)]
@@ -119,12 +164,22 @@ pub struct SmartLog {
 const _: () = assert!(size_of::<SmartLog>() == 512);
 
 impl SmartLog {
+    /// The critical warnings.
+    pub const fn warnings(&self) -> CriticalWarning {
+        CriticalWarning::from_bits(self.critical_warning)
+    }
+
     /// The composite temperature in kelvin.
     pub fn temperature_k(&self) -> u16 {
         u16::from_le_bytes(self.temperature)
     }
 
-    /// The value of one of the 128-bit counters.
+    /// The composite temperature in degrees Celsius, as drives are read by people.
+    pub fn temperature_celsius(&self) -> i32 {
+        i32::from(self.temperature_k()) - 273
+    }
+
+    /// The value of one of the 128-bit counters: `SmartLog::count(log.power_cycles)`.
     pub fn count(counter: [u8; 16]) -> u128 {
         u128::from_le_bytes(counter)
     }
@@ -158,6 +213,27 @@ impl Default for FirmwareSlotLog {
     }
 }
 
+impl FirmwareSlotLog {
+    /// The slot that the running firmware was loaded from, 1 to 7.
+    pub const fn active_slot(&self) -> u8 {
+        self.afi & 0b111
+    }
+
+    /// The slot that will be active after the next reset, if one was committed.
+    pub const fn next_slot(&self) -> Option<u8> {
+        match self.afi >> 4 & 0b111 {
+            0 => None,
+            slot => Some(slot),
+        }
+    }
+
+    /// The revision in `slot` (1 to 7), without padding; empty for an empty slot or another number.
+    pub fn revision(&self, slot: u8) -> String {
+        let index = usize::from(slot).wrapping_sub(1);
+        self.frs.get(index).map(|revision| text(revision)).unwrap_or_default()
+    }
+}
+
 /// The Changed Namespace List log, 4,096 bytes (5.16.1.5): ascending identifiers, ended by 0; the first is 0xFFFFFFFF when there were too many.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -172,6 +248,44 @@ impl Default for ChangedNsList {
     fn default() -> Self {
         Self::new_zeroed()
     }
+}
+
+impl ChangedNsList {
+    /// Whether more than 1,024 namespaces have changed, so that none of them is named.
+    pub const fn is_overflown(&self) -> bool {
+        self.nsids[0] == u32::MAX
+    }
+
+    /// The namespaces that have changed, up to the first 0; none when there were too many.
+    pub fn iter(&self) -> impl Iterator<Item = u32> {
+        self.nsids.iter().copied().take_while(|nsid| !matches!(*nsid, 0 | u32::MAX))
+    }
+}
+
+/// What a command does to the rest of the controller (5.16.1.6).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct CommandEffects {
+    /// Command Supported.
+    pub csupp: bool,
+    /// Logical Block Content Change.
+    pub lbcc: bool,
+    /// Namespace Capability Change.
+    pub ncc: bool,
+    /// Namespace Inventory Change.
+    pub nic: bool,
+    /// Controller Capability Change.
+    pub ccc: bool,
+    #[bits(11)]
+    __: u16,
+    /// Command Submission and Execution: 0 no restriction, 1 alone in its namespace, 2 alone in the subsystem.
+    #[bits(3)]
+    pub cse: u8,
+    /// UUID Selection Supported.
+    pub uuid_sel_supported: bool,
+    /// Command Scope: bit 0 namespace, 1 controller, 2 NVM set, 3 endurance group, 4 domain, 5 NVM subsystem.
+    #[bits(12)]
+    pub csp: u16,
 }
 
 /// The Commands Supported and Effects log, 4,096 bytes (5.16.1.6). Bit 0 of each dword: supported.
@@ -191,5 +305,17 @@ const _: () = assert!(size_of::<CommandEffectsLog>() == 4096);
 impl Default for CommandEffectsLog {
     fn default() -> Self {
         Self::new_zeroed()
+    }
+}
+
+impl CommandEffectsLog {
+    /// The effects of an admin command.
+    pub const fn admin(&self, opcode: AdminOpcode) -> CommandEffects {
+        CommandEffects::from_bits(self.acs[opcode.0 as usize])
+    }
+
+    /// The effects of an I/O command.
+    pub const fn io(&self, opcode: NvmOpcode) -> CommandEffects {
+        CommandEffects::from_bits(self.iocs[opcode.0 as usize])
     }
 }

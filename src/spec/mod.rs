@@ -3,6 +3,7 @@
 //! Plain data with the specification's names: no access to any device, no policy. What a device says is never an enum: open newtypes keep
 //! values that nobody knew when this was written. Zero-based fields keep the mark `_z`.
 
+mod codes;
 pub mod command;
 pub mod completion;
 pub mod feature;

@@ -23,7 +23,7 @@ pub const AQA: usize = 0x24;
 pub const ASQ: usize = 0x28;
 /// Admin Completion Queue Base Address, 64 bits (3.1.3.10).
 pub const ACQ: usize = 0x30;
-/// Controller Ready Timeouts, 32 bits (3.1.3.22).
+/// Controller Ready Timeouts, 32 bits (3.1.3.21).
 pub const CRTO: usize = 0x68;
 /// The first doorbell (NVMe over PCIe Transport 1.0, 3.1.2).
 pub const DOORBELLS: usize = 0x1000;
@@ -167,7 +167,7 @@ pub struct Aqa {
     __: u8,
 }
 
-/// Controller Ready Timeouts (3.1.3.22), in 500 ms units.
+/// Controller Ready Timeouts (3.1.3.21), in 500 ms units.
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Crto {

@@ -1,4 +1,4 @@
-//! Status codes and their names. NVMe Base 2.0, 3.3.3.2.1 (figures 94 to 100), NVM Command Set 1.0, 3.2.
+//! Status codes and their names. NVMe Base 2.0, 3.3.3.2.1, NVM Command Set 1.0, 3.2.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -23,7 +23,7 @@ macro_rules! statuses {
 }
 
 statuses! {
-    // Generic command status (figure 95).
+    // Generic command status.
     SUCCESS = 0x000, "Successful Completion";
     INVALID_OPCODE = 0x001, "Invalid Command Opcode";
     INVALID_FIELD = 0x002, "Invalid Field in Command";
@@ -71,7 +71,7 @@ statuses! {
     KV_KEY_DOES_NOT_EXIST = 0x087, "KV Key Does Not Exist";
     UNRECOVERED_ERROR = 0x088, "Unrecovered Error";
     KEY_EXISTS = 0x089, "Key Exists";
-    // Command specific status (figure 97).
+    // Command specific status.
     INVALID_COMPLETION_QUEUE = 0x100, "Completion Queue Invalid";
     INVALID_QUEUE_ID = 0x101, "Invalid Queue Identifier";
     INVALID_QUEUE_SIZE = 0x102, "Invalid Queue Size";
@@ -126,7 +126,10 @@ statuses! {
     ZONE_IS_READ_ONLY = 0x1ba, "Zone Is Read Only";
     ZONE_IS_OFFLINE = 0x1bb, "Zone Is Offline";
     ZONE_INVALID_WRITE = 0x1bc, "Zone Invalid Write";
-    // Media and data integrity errors (figure 99).
+    ZONE_TOO_MANY_ACTIVE = 0x1bd, "Too Many Active Zones";
+    ZONE_TOO_MANY_OPEN = 0x1be, "Too Many Open Zones";
+    INVALID_ZONE_STATE_TRANSITION = 0x1bf, "Invalid Zone State Transition";
+    // Media and data integrity errors.
     WRITE_FAULT = 0x280, "Write Fault";
     UNRECOVERED_READ_ERROR = 0x281, "Unrecovered Read Error";
     GUARD_CHECK_ERROR = 0x282, "End-to-end Guard Check Error";
@@ -136,7 +139,7 @@ statuses! {
     ACCESS_DENIED = 0x286, "Access Denied";
     DEALLOCATED_OR_UNWRITTEN = 0x287, "Deallocated or Unwritten Logical Block";
     STORAGE_TAG_CHECK_ERROR = 0x288, "End-to-End Storage Tag Check Error";
-    // Path related status (figure 100).
+    // Path related status.
     INTERNAL_PATH_ERROR = 0x300, "Internal Path Error";
     ANA_PERSISTENT_LOSS = 0x301, "Asymmetric Access Persistent Loss";
     ANA_INACCESSIBLE = 0x302, "Asymmetric Access Inaccessible";
@@ -174,7 +177,7 @@ impl Status {
 
     /// Whether the command succeeded.
     pub const fn is_success(self) -> bool {
-        self.0 & 0x7ff == 0
+        self.without_dnr().0 == 0
     }
 
     /// The same with Do Not Retry set.

@@ -1,38 +1,9 @@
-//! Identify data structures. NVMe Base 2.0, 5.17.2; NVM Command Set 1.0, 4.1.5. Field names are those of nvme-cli.
+//! Identify Controller, and what of it belongs to the NVM command set. Field names are those of nvme-cli.
 #![forbid(unsafe_code)]
 
+use super::text;
 use bitfield_struct::bitfield;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
-
-/// Controller or Namespace Structure: which data Identify returns (NVMe Base 2.0, figure 273).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Cns(pub u8);
-
-#[expect(missing_docs, reason = "the names are the specification's, and all there is to say")]
-impl Cns {
-    pub const NS: Self = Self(0x00);
-    pub const CTRLR: Self = Self(0x01);
-    pub const ACTIVE_NS_LIST: Self = Self(0x02);
-    pub const NS_DESCRIPTORS: Self = Self(0x03);
-    pub const NVM_SETS: Self = Self(0x04);
-    pub const CSI_NS: Self = Self(0x05);
-    pub const CSI_CTRLR: Self = Self(0x06);
-    pub const CSI_ACTIVE_NS_LIST: Self = Self(0x07);
-    pub const CSI_INDEPENDENT_NS: Self = Self(0x08);
-    pub const ALLOCATED_NS_LIST: Self = Self(0x10);
-    pub const NS_ALLOCATED: Self = Self(0x11);
-    pub const NS_CTRLR_LIST: Self = Self(0x12);
-    pub const CTRLR_LIST: Self = Self(0x13);
-    pub const PRIMARY_CTRLR: Self = Self(0x14);
-    pub const SECONDARY_CTRLRS: Self = Self(0x15);
-    pub const NS_GRANULARITY: Self = Self(0x16);
-    pub const UUID_LIST: Self = Self(0x17);
-    pub const DOMAIN_LIST: Self = Self(0x18);
-    pub const ENDURANCE_GROUPS: Self = Self(0x19);
-    pub const CSI_ALLOCATED_NS_LIST: Self = Self(0x1a);
-    pub const CSI_NS_ALLOCATED: Self = Self(0x1b);
-    pub const COMMAND_SETS: Self = Self(0x1c);
-}
 
 /// Identify Controller, 4,096 bytes (NVMe Base 2.0, 5.17.2.1).
 #[repr(C)]
@@ -220,10 +191,12 @@ pub struct IdentifyCtrlr {
     pub msdbd: u8,
     /// Optional fabric commands support.
     pub ofcs: u16,
+    /// Discovery controller type.
+    pub dctype: u8,
     /// Reserved.
-    pub rsvd1806: [u8; 242],
-    /// Power state descriptors.
-    pub psd: [[u8; 32]; 32],
+    pub rsvd1807: [u8; 241],
+    /// Power state descriptors, NPSS + 1 of them.
+    pub psd: [PowerState; 32],
     /// Vendor specific.
     pub vs: [u8; 1024],
 }
@@ -231,6 +204,28 @@ pub struct IdentifyCtrlr {
 const _: () = assert!(size_of::<IdentifyCtrlr>() == 4096);
 
 impl IdentifyCtrlr {
+    /// The identifier of the controller's manufacturer (IEEE OUI).
+    pub fn ieee_oui(&self) -> u32 {
+        let [low, middle, high] = self.ieee;
+        u32::from_le_bytes([low, middle, high, 0])
+    }
+
+    /// Total NVM capacity in bytes (TNVMCAP), 0 where it is not reported.
+    pub fn total_capacity_bytes(&self) -> u128 {
+        u128::from_le_bytes(self.tnvmcap)
+    }
+
+    /// Unallocated NVM capacity in bytes (UNVMCAP), 0 where it is not reported.
+    pub fn unallocated_capacity_bytes(&self) -> u128 {
+        u128::from_le_bytes(self.unvmcap)
+    }
+
+    /// The power states that the controller has, the first one with the most power. A wrong NPSS gives all 32.
+    pub fn power_states(&self) -> &[PowerState] {
+        let count = (usize::from(self.npss) + 1).min(self.psd.len());
+        &self.psd[..count]
+    }
+
     /// The serial number, without padding.
     pub fn serial(&self) -> String {
         text(&self.sn)
@@ -258,148 +253,113 @@ impl Default for IdentifyCtrlr {
     }
 }
 
-/// One LBA format (NVM Command Set 1.0, figure 98).
-#[bitfield(u32)]
+/// Power State Descriptor, 32 bytes (NVMe Base 2.0, 5.17.2.1).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct PowerState {
+    /// Maximum power, in the unit that `flags` tells.
+    pub mp: u16,
+    /// Reserved.
+    pub rsvd2: u8,
+    /// Scale of the maximum power, and whether it is an operational state.
+    pub flags: PowerStateFlags,
+    /// Entry latency in microseconds.
+    pub enlat: u32,
+    /// Exit latency in microseconds.
+    pub exlat: u32,
+    /// Relative read throughput, 0 is best.
+    pub rrt: u8,
+    /// Relative read latency, 0 is best.
+    pub rrl: u8,
+    /// Relative write throughput, 0 is best.
+    pub rwt: u8,
+    /// Relative write latency, 0 is best.
+    pub rwl: u8,
+    /// Idle power, in the unit of `ips`.
+    pub idlp: u16,
+    /// Idle power scale.
+    pub ips: IdlePowerScale,
+    /// Reserved.
+    pub rsvd19: u8,
+    /// Active power, in the unit of `apws`.
+    pub actp: u16,
+    /// Active power workload and scale.
+    pub apws: ActivePower,
+    /// Reserved.
+    pub rsvd23: [u8; 9],
+}
+
+const _: () = assert!(size_of::<PowerState>() == 32);
+
+impl PowerState {
+    /// Maximum power in microwatts, 0 where it is not reported.
+    pub fn max_power_uw(&self) -> u64 {
+        // Units of 0.1 mW or of 10 mW.
+        u64::from(self.mp) * if self.flags.mxps() { 100 } else { 10_000 }
+    }
+}
+
+/// What byte 3 of a power state descriptor says.
+#[bitfield(u8)]
 #[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct LbaFormat {
-    /// Metadata bytes per block.
-    pub ms: u16,
-    /// Data bytes per block, a power of two.
-    pub lbads: u8,
-    /// Relative performance, 0 is best.
-    #[bits(2)]
-    pub rp: u8,
+pub struct PowerStateFlags {
+    /// Max Power Scale: the unit is 0.1 mW, not 10 mW.
+    pub mxps: bool,
+    /// Non-Operational State: no I/O is processed in it.
+    pub nops: bool,
     #[bits(6)]
     __: u8,
 }
 
-/// Identify Namespace, 4,096 bytes (NVM Command Set 1.0, 4.1.5.1).
+/// The scale of the idle power.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct IdlePowerScale {
+    #[bits(6)]
+    __: u8,
+    /// 0 not reported, 1 in 0.1 mW, 2 in 10 mW.
+    #[bits(2)]
+    pub scale: u8,
+}
+
+/// Workload and scale of the active power.
+#[bitfield(u8)]
+#[derive(PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct ActivePower {
+    /// The workload that it was measured with.
+    #[bits(3)]
+    pub workload: u8,
+    #[bits(3)]
+    __: u8,
+    /// 0 not reported, 1 in 0.1 mW, 2 in 10 mW.
+    #[bits(2)]
+    pub scale: u8,
+}
+
+/// Identify Controller of the NVM command set, 4,096 bytes (NVM Command Set 1.0, 4.1.5, CNS 06h): limits of commands that MDTS does not limit.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct IdentifyNs {
-    /// Namespace size in blocks.
-    pub nsze: u64,
-    /// Namespace capacity in blocks.
-    pub ncap: u64,
-    /// Namespace utilization in blocks.
-    pub nuse: u64,
-    /// Namespace features.
-    pub nsfeat: u8,
-    /// Number of LBA formats, 0-based.
-    pub nlbaf: u8,
-    /// Formatted LBA size: see [`IdentifyNs::lba_format_index`].
-    pub flbas: u8,
-    /// Metadata capabilities.
-    pub mc: u8,
-    /// End-to-end data protection capabilities.
-    pub dpc: u8,
-    /// End-to-end data protection settings.
-    pub dps: u8,
-    /// Multi-path and sharing capabilities.
-    pub nmic: u8,
-    /// Reservation capabilities.
-    pub rescap: u8,
-    /// Format progress indicator.
-    pub fpi: u8,
-    /// Deallocate logical block features.
-    pub dlfeat: u8,
-    /// Namespace atomic write unit normal, 0-based.
-    pub nawun: u16,
-    /// Namespace atomic write unit power fail, 0-based.
-    pub nawupf: u16,
-    /// Namespace atomic compare and write unit, 0-based.
-    pub nacwu: u16,
-    /// Namespace atomic boundary size normal, 0-based.
-    pub nabsn: u16,
-    /// Namespace atomic boundary offset.
-    pub nabo: u16,
-    /// Namespace atomic boundary size power fail, 0-based.
-    pub nabspf: u16,
-    /// Namespace optimal I/O boundary in blocks.
-    pub noiob: u16,
-    /// NVM capacity in bytes, little-endian.
-    pub nvmcap: [u8; 16],
-    /// Namespace preferred write granularity, 0-based.
-    pub npwg: u16,
-    /// Namespace preferred write alignment, 0-based.
-    pub npwa: u16,
-    /// Namespace preferred deallocate granularity, 0-based.
-    pub npdg: u16,
-    /// Namespace preferred deallocate alignment, 0-based.
-    pub npda: u16,
-    /// Namespace optimal write size, 0-based.
-    pub nows: u16,
-    /// Maximum single source range length of Copy in blocks.
-    pub mssrl: u16,
-    /// Maximum copy length in blocks.
-    pub mcl: u32,
-    /// Maximum source range count of Copy, 0-based.
-    pub msrc: u8,
+pub struct IdentifyCtrlrNvm {
+    /// Verify size limit: a power of two of CAP.MPSMIN pages, 0 for no limit.
+    pub vsl: u8,
+    /// Write Zeroes size limit, likewise.
+    pub wzsl: u8,
+    /// Write Uncorrectable size limit, likewise.
+    pub wusl: u8,
+    /// Dataset Management ranges limit, 0 for no limit.
+    pub dmrl: u8,
+    /// Dataset Management range size limit in blocks, 0 for no limit.
+    pub dmrsl: u32,
+    /// Dataset Management size limit in blocks, 0 for no limit.
+    pub dmsl: u64,
     /// Reserved.
-    pub rsvd81: [u8; 11],
-    /// ANA group identifier.
-    pub anagrpid: u32,
-    /// Reserved.
-    pub rsvd96: [u8; 3],
-    /// Namespace attributes: bit 0 write protected.
-    pub nsattr: u8,
-    /// NVM set identifier.
-    pub nvmsetid: u16,
-    /// Endurance group identifier.
-    pub endgid: u16,
-    /// Namespace globally unique identifier.
-    pub nguid: [u8; 16],
-    /// IEEE extended unique identifier.
-    pub eui64: [u8; 8],
-    /// LBA formats.
-    pub lbaf: [LbaFormat; 64],
-    /// Vendor specific.
-    pub vs: [u8; 3712],
+    pub rsvd16: [u8; 4080],
 }
 
-const _: () = assert!(size_of::<IdentifyNs>() == 4096);
+const _: () = assert!(size_of::<IdentifyCtrlrNvm>() == 4096);
 
-impl IdentifyNs {
-    /// Which LBA format is in use: bits 3:0 of FLBAS, and bits 6:5 above them where there are more than 16 formats.
-    pub fn lba_format_index(&self) -> u8 {
-        let high = if self.nlbaf > 15 { self.flbas >> 5 & 3 } else { 0 };
-        self.flbas & 0xf | high << 4
-    }
-}
-
-impl Default for IdentifyNs {
+impl Default for IdentifyCtrlrNvm {
     fn default() -> Self {
         Self::new_zeroed()
     }
-}
-
-/// One entry of the Namespace Identification Descriptor list (NVMe Base 2.0, 5.17.2.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NsDescriptor<'a> {
-    /// Type: 1 EUI64, 2 NGUID, 3 UUID, 4 command set.
-    pub nidt: u8,
-    /// The identifier.
-    pub nid: &'a [u8],
-}
-
-/// The descriptors in the 4,096 bytes of such a list. Ends at the first that does not fit.
-pub fn ns_descriptors(mut data: &[u8]) -> impl Iterator<Item = NsDescriptor<'_>> {
-    const HEADER_BYTES: usize = 4;
-    std::iter::from_fn(move || {
-        let (header, rest) = data.split_at_checked(HEADER_BYTES)?;
-        let (nidt, len) = (header[0], usize::from(header[1]));
-        if len == 0 {
-            return None;
-        }
-        let (nid, rest) = rest.split_at_checked(len)?;
-        data = rest;
-        Some(NsDescriptor { nidt, nid })
-    })
-}
-
-/// A device's text: up to the first NUL, without padding, and nothing that a terminal would act on.
-fn text(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    let visible = |byte: &u8| if matches!(byte, b' '..=b'~') { char::from(*byte) } else { '?' };
-    bytes[..end].iter().map(visible).collect::<String>().trim().to_owned()
 }
