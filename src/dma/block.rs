@@ -142,6 +142,21 @@ impl MemoryBlock {
         caller(self.try_store_u64(offset, value, order));
     }
 
+    /// Replaces the 32-bit word at `offset`, a multiple of 4, with `new` if it is `old`; otherwise says what it is.
+    ///
+    /// # Panics
+    /// When the word is not inside the block or not aligned, or `failure` is no order for a load.
+    pub fn compare_exchange_u32(
+        &self,
+        offset: usize,
+        old: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32> {
+        caller(self.word32(offset)).compare_exchange(old, new, success, failure)
+    }
+
     /// Copies `bytes.len()` bytes from `offset` on out of the block.
     ///
     /// # Panics

@@ -1,0 +1,228 @@
+//! What the controller does when CC changes: enable, reset, shutdown, and the fatal state (NVMe Base 2.0, 3.5 and 3.6).
+#![forbid(unsafe_code)]
+
+use std::time::Instant;
+
+use super::device::Device;
+use super::queues::{Bell, CQE_BYTES, Cq, Entries, SQE_BYTES, Sq, reset_cell};
+use super::registers::Control;
+use crate::spec::registers::{Aqa, Cap, Cc, Csts, DOORBELLS, cq_head_doorbell, sq_tail_doorbell};
+
+/// CSTS.SHST: shutdown processing is under way.
+const SHST_OCCURRING: u8 = 1;
+/// CSTS.SHST: shutdown processing is complete.
+const SHST_COMPLETE: u8 = 2;
+
+/// Where the controller is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// CC.EN is 0 and CSTS.RDY is 0.
+    Disabled,
+    /// CC.EN was set; CSTS.RDY follows then.
+    Enabling(Instant),
+    /// CSTS.RDY is 1 and commands are served.
+    Ready,
+    /// CC.SHN was set; CSTS.SHST follows then. No command is served any more.
+    ShuttingDown(Instant),
+    /// CSTS.SHST is 10b.
+    ShutDown,
+    /// CSTS.CFS is 1. Only a reset helps.
+    Fatal,
+    /// CC.EN was cleared; CSTS.RDY follows then.
+    Disabling(Instant),
+    /// The transport was closed.
+    Closed,
+}
+
+impl Device {
+    /// Whether a time has come or CC has changed.
+    #[cold]
+    pub(super) fn follow_control(&mut self, control: Control) -> usize {
+        if control.is_closed() {
+            if self.state == State::Closed {
+                return 0;
+            }
+            self.stop();
+            self.state = State::Closed;
+            return 1;
+        }
+        let reset = control.resets() != self.control.resets();
+        self.control = control;
+        if reset {
+            tracing::debug!("controller reset");
+            self.stop();
+            self.state = State::Disabling(self.now() + self.config.ready_delay);
+        }
+        let mut done = usize::from(reset);
+        while self.advance(control.cc()) {
+            done += 1;
+        }
+        done
+    }
+
+    /// One transition, if any is due.
+    fn advance(&mut self, cc: Cc) -> bool {
+        let next = match self.state {
+            State::Disabling(due) if self.now() >= due => {
+                self.set_csts(false, false, if cc.shn() == 0 { 0 } else { SHST_COMPLETE });
+                State::Disabled
+            }
+            State::Disabled if cc.en() => match self.start(cc) {
+                Ok(()) => {
+                    self.set_csts(false, false, 0);
+                    State::Enabling(self.now() + self.config.ready_delay)
+                }
+                Err(why) => {
+                    self.fail(&why);
+                    return true;
+                }
+            },
+            State::Disabled => {
+                // A shutdown of a controller that is not enabled has nothing to do; withdrawing it clears SHST.
+                let shst = if cc.shn() == 0 { 0 } else { SHST_COMPLETE };
+                if self.transport.registers.csts().shst() == shst {
+                    return false;
+                }
+                self.set_csts(false, false, shst);
+                State::Disabled
+            }
+            State::Enabling(due) if self.now() >= due => {
+                self.set_csts(true, false, 0);
+                State::Ready
+            }
+            State::Ready if cc.shn() != 0 => {
+                self.set_csts(true, false, SHST_OCCURRING);
+                State::ShuttingDown(self.now() + self.config.shutdown_delay)
+            }
+            State::ShuttingDown(due) if self.now() >= due => {
+                self.power_down(cc.shn());
+                self.set_csts(true, false, SHST_COMPLETE);
+                State::ShutDown
+            }
+            _ => return false,
+        };
+        tracing::debug!(from = ?self.state, to = ?next, "controller state");
+        self.state = next;
+        true
+    }
+
+    /// Writes out what is cached. An abrupt shutdown does not.
+    fn power_down(&mut self, shn: u8) {
+        if shn == 1 {
+            for namespace in &self.namespaces {
+                // The shutdown completes in any case; the failure was traced.
+                let _ = namespace.flush();
+            }
+        }
+    }
+
+    fn set_csts(&self, rdy: bool, cfs: bool, shst: u8) {
+        self.transport.registers.set_csts(Csts::new().with_rdy(rdy).with_cfs(cfs).with_shst(shst));
+    }
+
+    /// The controller is lost until it is reset, and the driver is to blame.
+    #[cold]
+    pub(super) fn fail(&mut self, why: &str) {
+        self.transport.violations.record(format!("fatal: {why}; CSTS.CFS is set"));
+        let csts = self.transport.registers.csts();
+        self.set_csts(csts.rdy(), true, csts.shst());
+        self.state = State::Fatal;
+    }
+
+    /// Forgets queues, outstanding commands and everything else that a controller reset clears.
+    fn stop(&mut self) {
+        self.sqs.clear();
+        self.sq_exists.fill(false);
+        self.cqs.iter_mut().for_each(|cq| *cq = None);
+        self.events.reset();
+        self.features.reset();
+        self.reset_doorbells();
+        self.stalled_bus_master = false;
+    }
+
+    fn reset_doorbells(&self) {
+        for qid in 0..=self.config.io_queues {
+            reset_cell(&self.transport.doorbells, self.sq_cell(qid));
+            reset_cell(&self.transport.doorbells, self.cq_cell(qid));
+        }
+    }
+
+    /// Offset of a submission queue's doorbell in the block of doorbells.
+    pub(super) fn sq_cell(&self, qid: u16) -> usize {
+        sq_tail_doorbell(qid, self.config.dstrd) - DOORBELLS
+    }
+
+    /// Offset of a completion queue's doorbell in the block of doorbells.
+    pub(super) fn cq_cell(&self, qid: u16) -> usize {
+        cq_head_doorbell(qid, self.config.dstrd) - DOORBELLS
+    }
+
+    /// Checks the configuration and makes the admin queues.
+    fn start(&mut self, cc: Cc) -> Result<(), String> {
+        self.check_cc(cc)?;
+        self.reset_doorbells();
+        self.memory.page_size = 4096 << cc.mps();
+        let page = self.memory.page_size as u64;
+        let (aqa, asq, acq) = self.transport.registers.admin_queues();
+        let (sq_entries, cq_entries) = check_aqa(aqa)?;
+        for (name, address) in [("ASQ", asq), ("ACQ", acq)] {
+            if address % page != 0 {
+                return Err(format!("{name} is {address:#x}: expected a multiple of the page size {page}"));
+            }
+        }
+        if cq_entries < sq_entries {
+            self.transport.violations.record(format!(
+                "the admin completion queue has {cq_entries} entries and the submission queue {sq_entries}: completions may not find room"
+            ));
+        }
+        // The table is refreshed by `enter`, whether bus mastering is on or not decides about fetching only.
+        self.memory.port.refresh();
+        let find = |name, iova, bytes| {
+            Entries::find(&self.memory.port.table, iova, bytes).ok_or_else(|| {
+                format!("the {bytes} bytes of {name} at {iova:#x} are not mapped for the device")
+            })
+        };
+        let sq_memory = find("the admin submission queue", asq, sq_entries as usize * SQE_BYTES)?;
+        let cq_memory = find("the admin completion queue", acq, cq_entries as usize * CQE_BYTES)?;
+        let interrupt = self.vector(0);
+        let cells = &self.transport.doorbells;
+        let cq_bell = Bell::new(cells, self.cq_cell(0));
+        let sq_bell = Bell::new(cells, self.sq_cell(0));
+        let mut cq = Cq::new(0, cq_entries, cq_bell, cq_memory, interrupt);
+        cq.submission_entries = sq_entries;
+        self.cqs[0] = Some(cq);
+        self.sq_exists[0] = true;
+        self.queues_generation = self.memory.port.generation;
+        self.sqs.push(Sq::new(0, 0, sq_entries, sq_bell, sq_memory));
+        Ok(())
+    }
+
+    fn check_cc(&self, cc: Cc) -> Result<(), String> {
+        let cap = Cap::from(
+            self.transport.registers.read_u64(crate::spec::registers::CAP, &self.transport.violations),
+        );
+        let (mps, least, most) = (cc.mps(), cap.mpsmin(), cap.mpsmax());
+        if !(least..=most).contains(&mps) {
+            return Err(format!("CC.MPS is {mps}: CAP allows {least} to {most}"));
+        }
+        if !matches!(cc.css(), 0b000 | 0b110 | 0b111) {
+            return Err(format!("CC.CSS is {:#05b}: CAP.CSS allows 0b000, 0b110 and 0b111", cc.css()));
+        }
+        if cc.ams() != 0 {
+            return Err(format!("CC.AMS is {}: CAP.AMS allows round robin (0) only", cc.ams()));
+        }
+        if cc.iosqes() != 6 || cc.iocqes() != 4 {
+            let (sqes, cqes) = (cc.iosqes(), cc.iocqes());
+            return Err(format!("CC.IOSQES is {sqes} and CC.IOCQES {cqes}: expected 6 and 4"));
+        }
+        Ok(())
+    }
+}
+
+fn check_aqa(aqa: Aqa) -> Result<(u32, u32), String> {
+    let entries = |name, size_z: u16| match size_z {
+        0 => Err(format!("AQA.{name} is 0, which is one entry: expected 2 to 4096 entries")),
+        _ => Ok(u32::from(size_z) + 1),
+    };
+    Ok((entries("ASQS", aqa.asqs_z())?, entries("ACQS", aqa.acqs_z())?))
+}

@@ -1,0 +1,276 @@
+//! The register file that driver and device share, and the rules for touching it that can be checked at the access itself.
+//! What follows from a written value is the device's business (`control`).
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::config::Config;
+use super::violations::Violations;
+use crate::spec::registers::{self, Cap, Cc, Crto, Csts};
+
+/// Bit of `Registers::control` that is set once the transport is closed.
+const CLOSED: u64 = 1 << 63;
+
+/// What the device watches: CC, how often EN fell, and whether the transport is closed, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Control(pub(super) u64);
+
+impl Control {
+    /// The value of CC.
+    pub(super) fn cc(self) -> Cc {
+        Cc::from(self.0 as u32)
+    }
+
+    /// How often CC.EN fell; wraps. Two writes in quick succession would hide a reset otherwise.
+    pub(super) fn resets(self) -> u32 {
+        (self.0 >> 32) as u32 & (u32::MAX >> 1)
+    }
+
+    pub(super) fn is_closed(self) -> bool {
+        self.0 & CLOSED != 0
+    }
+
+    fn with_cc(self, cc: Cc, reset: bool) -> Self {
+        let resets = self.resets().wrapping_add(reset.into()) & (u32::MAX >> 1);
+        Self(self.0 & CLOSED | u64::from(resets) << 32 | u64::from(u32::from(cc)))
+    }
+}
+
+/// The registers (NVMe Base 2.0, 3.1.3).
+#[derive(Debug)]
+pub(super) struct Registers {
+    cap: u64,
+    vs: u32,
+    crto: u32,
+    timeout: Duration,
+    control: AtomicU64,
+    csts: AtomicU32,
+    aqa: AtomicU32,
+    asq: AtomicU64,
+    acq: AtomicU64,
+    interrupts_enabled: AtomicBool,
+    /// When EN was last set. Held while CC is written, so that writes follow each other.
+    enabled_at: Mutex<Option<Instant>>,
+}
+
+impl Registers {
+    pub(super) fn new(config: &Config) -> Self {
+        let timeout_500ms = config.timeout.as_millis().div_ceil(500).min(255) as u8;
+        // NVM command set, all supported I/O command sets, admin only.
+        let cap = Cap::new()
+            .with_mqes_z((config.mqes - 1) as u16)
+            .with_cqr(true)
+            .with_to(timeout_500ms)
+            .with_dstrd(config.dstrd)
+            .with_css(0b1100_0001)
+            .with_mpsmin(config.mpsmin)
+            .with_mpsmax(config.mpsmax)
+            .with_crms(1);
+        Self {
+            cap: cap.into(),
+            vs: config.version,
+            crto: Crto::new().with_crwmt(timeout_500ms.into()).into(),
+            timeout: config.timeout,
+            control: AtomicU64::new(0),
+            csts: AtomicU32::new(0),
+            aqa: AtomicU32::new(0),
+            asq: AtomicU64::new(0),
+            acq: AtomicU64::new(0),
+            interrupts_enabled: AtomicBool::new(false),
+            enabled_at: Mutex::new(None),
+        }
+    }
+
+    /// What the device watches.
+    #[inline]
+    pub(super) fn control(&self) -> Control {
+        // Acquire: pairs with the Release in `write_cc`; AQA, ASQ and ACQ were written before.
+        Control(self.control.load(Ordering::Acquire))
+    }
+
+    pub(super) fn csts(&self) -> Csts {
+        // Acquire: pairs with the Release in `set_csts`: a driver that sees RDY=0 comes after the device's last access
+        // to memory.
+        Csts::from(self.csts.load(Ordering::Acquire))
+    }
+
+    /// For the device alone.
+    pub(super) fn set_csts(&self, csts: Csts) {
+        // Release: pairs with the Acquire in `csts`.
+        self.csts.store(csts.into(), Ordering::Release);
+    }
+
+    /// AQA, ASQ and ACQ.
+    pub(super) fn admin_queues(&self) -> (registers::Aqa, u64, u64) {
+        // Relaxed: ordered by the Acquire load of `control` that saw EN set.
+        let aqa = self.aqa.load(Ordering::Relaxed).into();
+        (aqa, self.asq.load(Ordering::Relaxed), self.acq.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.control().cc().en()
+    }
+
+    pub(super) fn set_interrupts_enabled(&self) {
+        // Relaxed: it only decides about a complaint.
+        self.interrupts_enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// Every later access finds the device gone.
+    pub(super) fn close(&self) {
+        // Release: pairs with the Acquire in `control`.
+        self.control.fetch_or(CLOSED, Ordering::Release);
+    }
+
+    /// Reads 32 bits.
+    pub(super) fn read_u32(&self, offset: usize, violations: &Violations) -> u32 {
+        if self.control().is_closed() {
+            return u32::MAX;
+        }
+        // Relaxed: the driver reads back what it wrote itself.
+        let half = |value: u64, low: usize| if offset == low { value as u32 } else { (value >> 32) as u32 };
+        let high = |low: usize| low + 4;
+        match offset {
+            registers::CAP | 0x04 => half(self.cap, registers::CAP),
+            registers::VS => self.vs,
+            registers::CC => self.control().cc().into(),
+            registers::CSTS => self.csts().into(),
+            registers::AQA => self.aqa.load(Ordering::Relaxed),
+            registers::CRTO => self.crto,
+            _ if offset == registers::ASQ || offset == high(registers::ASQ) => {
+                half(self.asq.load(Ordering::Relaxed), registers::ASQ)
+            }
+            _ if offset == registers::ACQ || offset == high(registers::ACQ) => {
+                half(self.acq.load(Ordering::Relaxed), registers::ACQ)
+            }
+            registers::INTMS | registers::INTMC | registers::NSSR => 0,
+            _ => {
+                if !offset.is_multiple_of(4) || offset >= registers::DOORBELLS {
+                    violations.record(format!(
+                        "read of 32 bits at register offset {offset:#x}: no register is there"
+                    ));
+                    return u32::MAX;
+                }
+                // Reserved and optional registers (boot partitions, controller memory) read as zero.
+                0
+            }
+        }
+    }
+
+    /// Reads 64 bits.
+    pub(super) fn read_u64(&self, offset: usize, violations: &Violations) -> u64 {
+        if self.control().is_closed() {
+            return u64::MAX;
+        }
+        match offset {
+            registers::CAP => self.cap,
+            // Relaxed: the driver reads back what it wrote itself.
+            registers::ASQ => self.asq.load(Ordering::Relaxed),
+            registers::ACQ => self.acq.load(Ordering::Relaxed),
+            _ => {
+                violations.record(format!(
+                    "read of 64 bits at register offset {offset:#x}: no 64-bit register is there"
+                ));
+                u64::MAX
+            }
+        }
+    }
+
+    /// Writes 32 bits.
+    pub(super) fn write_u32(&self, offset: usize, value: u32, violations: &Violations) {
+        if self.control().is_closed() {
+            return;
+        }
+        let low = |old: u64| old & !u64::from(u32::MAX) | u64::from(value);
+        let high = |old: u64| old & u64::from(u32::MAX) | u64::from(value) << 32;
+        // Relaxed loads: only the driver writes these registers.
+        match offset {
+            registers::CC => self.write_cc(Cc::from(value), violations),
+            registers::AQA if self.may_set("AQA", violations) => {
+                // Relaxed: published by the Release of EN in `write_cc`.
+                self.aqa.store(value, Ordering::Relaxed);
+            }
+            registers::ASQ | 0x2c => {
+                let old = self.asq.load(Ordering::Relaxed);
+                let new = if offset == registers::ASQ { low(old) } else { high(old) };
+                self.write_u64(registers::ASQ, new, violations);
+            }
+            registers::ACQ | 0x34 => {
+                let old = self.acq.load(Ordering::Relaxed);
+                let new = if offset == registers::ACQ { low(old) } else { high(old) };
+                self.write_u64(registers::ACQ, new, violations);
+            }
+            registers::AQA => {}
+            // Relaxed: it only decides about a complaint.
+            registers::INTMS | registers::INTMC if self.interrupts_enabled.load(Ordering::Relaxed) => {
+                violations.record(
+                    "INTMS or INTMC was written while MSI-X is enabled: they must stay untouched".into(),
+                );
+            }
+            registers::INTMS | registers::INTMC => {}
+            _ => violations.record(format!(
+                "write of {value:#x} to 32 bits at register offset {offset:#x}: it cannot be written"
+            )),
+        }
+    }
+
+    /// Writes 64 bits.
+    pub(super) fn write_u64(&self, offset: usize, value: u64, violations: &Violations) {
+        if self.control().is_closed() {
+            return;
+        }
+        match offset {
+            // Relaxed: published by the Release of EN in `write_cc`.
+            registers::ASQ if self.may_set("ASQ", violations) => self.asq.store(value, Ordering::Relaxed),
+            registers::ACQ if self.may_set("ACQ", violations) => self.acq.store(value, Ordering::Relaxed),
+            registers::ASQ | registers::ACQ => {}
+            _ => violations.record(format!(
+                "write of {value:#x} to 64 bits at register offset {offset:#x}: no 64-bit register is there that can be written"
+            )),
+        }
+    }
+
+    fn may_set(&self, name: &str, violations: &Violations) -> bool {
+        let enabled = self.is_enabled();
+        if enabled {
+            violations
+                .record(format!("{name} was written while CC.EN is 1: it may only change while EN is 0"));
+        }
+        !enabled
+    }
+
+    fn write_cc(&self, new: Cc, violations: &Violations) {
+        let mut enabled_at = self.enabled_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let control = self.control();
+        let old = control.cc();
+        let csts = self.csts();
+        let reset = old.en() && !new.en();
+        if reset && !csts.rdy() && !csts.cfs() && enabled_at.is_some_and(|at| at.elapsed() < self.timeout) {
+            violations.record(
+                "CC.EN was cleared before CSTS.RDY had risen: wait for RDY, or for CAP.TO, before".into(),
+            );
+        }
+        if !old.en() && new.en() {
+            if csts.rdy() {
+                violations
+                    .record("CC.EN was set before CSTS.RDY had fallen: wait for RDY to be 0 before".into());
+            }
+            *enabled_at = Some(Instant::now());
+        }
+        if old.en() && new.en() {
+            let settings = |cc: Cc| (cc.css(), cc.mps(), cc.ams(), cc.iosqes(), cc.iocqes());
+            if settings(old) != settings(new) {
+                violations.record(format!(
+                    "CC was changed from {:#010x} to {:#010x} while enabled: only EN and SHN may change then",
+                    u32::from(old),
+                    u32::from(new)
+                ));
+            }
+        }
+        // Release: pairs with the Acquire in `control`. An update, because `close` may set its bit at any time.
+        let next = |word| Some(Control(word).with_cc(new, reset).0);
+        let _ = self.control.fetch_update(Ordering::Release, Ordering::Relaxed, next);
+    }
+}
