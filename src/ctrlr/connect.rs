@@ -50,12 +50,10 @@ impl Core {
 
     /// One of the driver's queue commands was answered.
     pub(super) fn queue_command_answered(&mut self, purpose: Purpose, status: Status) {
-        if matches!(self.phase, Phase::TakingDown(_)) {
-            // Only counted: whatever was refused ends with the controller's disable.
-            self.deletions_pending = self.deletions_pending.saturating_sub(1);
-            return;
-        }
         match purpose {
+            Purpose::DeleteCq(qid) => self.cq_deleted(qid, status),
+            // What would follow ends with the controller's disable.
+            _ if matches!(self.phase, Phase::TakingDown(_)) => {}
             Purpose::CreateCq(qid) => self.cq_created(qid, status),
             Purpose::CreateSq(qid) => self.sq_created(qid, status),
             Purpose::DeleteSq(qid) => {
@@ -64,7 +62,6 @@ impl Core {
                 }
                 self.start_driver(Purpose::DeleteCq(qid), Command::delete_io_cq(qid), None);
             }
-            Purpose::DeleteCq(qid) => self.cq_deleted(qid, status),
             _ => {}
         }
         self.answer_connected();

@@ -54,6 +54,12 @@ pub(super) enum Purpose {
     DeleteCq(u16),
 }
 
+impl Purpose {
+    fn is_about_queues(self) -> bool {
+        matches!(self, Self::CreateCq(_) | Self::CreateSq(_) | Self::DeleteSq(_) | Self::DeleteCq(_))
+    }
+}
+
 /// A message that waits for room in its queue.
 struct Held {
     is_admin: bool,
@@ -88,8 +94,8 @@ pub(crate) struct Core {
     pub(super) rescan_waiters: Vec<Responder>,
     /// Who waits for a queue pair to be connected.
     pub(super) connect_waiters: Vec<(Arc<QpairSlot>, Responder)>,
-    /// Commands to delete queues that have not been answered yet.
-    pub(super) deletions_pending: u32,
+    /// Commands that create or delete queues and have not been answered yet.
+    pub(super) queue_commands: u32,
     /// For Identify data; `None` while a command has it.
     pub(super) scratch: Option<DmaBuffer>,
     /// When to look at the controller's health next.
@@ -117,7 +123,7 @@ impl Core {
             rescan: None,
             rescan_waiters: Vec::new(),
             connect_waiters: Vec::new(),
-            deletions_pending: 0,
+            queue_commands: 0,
             scratch: Some(scratch),
         }
     }
@@ -220,7 +226,10 @@ impl Core {
         data: Option<DmaSlice>,
     ) -> bool {
         match self.admin.submit(command, data, Owner::Driver(purpose)) {
-            Ok(_) => true,
+            Ok(_) => {
+                self.queue_commands += u32::from(purpose.is_about_queues());
+                true
+            }
             Err(rejected) => {
                 tracing::error!(?purpose, reason = ?rejected.reason, "a command of the driver's own found no room");
                 self.put_back(purpose, rejected.data);
@@ -300,6 +309,7 @@ impl Core {
             Purpose::Event => self.event_reported(completion),
             Purpose::EventLog => self.event_log_read(completion, data),
             Purpose::CreateCq(_) | Purpose::CreateSq(_) | Purpose::DeleteSq(_) | Purpose::DeleteCq(_) => {
+                self.queue_commands = self.queue_commands.saturating_sub(1);
                 self.queue_command_answered(purpose, completion.status());
             }
         }
@@ -348,6 +358,7 @@ impl Core {
             self.serve_slots();
         }
         self.advance(now);
+        self.commit();
     }
 
     pub(super) fn take_down(&mut self, why: Why, now: Instant) {
@@ -443,7 +454,7 @@ impl Core {
             external.reset();
             self.external = Some(external);
         }
-        self.deletions_pending = 0;
+        self.queue_commands = 0;
         self.events.forget();
         self.rescan = None;
         if matches!(self.phase, Phase::Stopped) {

@@ -62,7 +62,9 @@ impl Takedown {
             Self { why, stage: Stage::ReadyBeforeDisable, started: now, deadline: now, patience: None };
         if why == Why::Detach && was_running && check_csts(&*core.hub.transport).is_ok_and(|csts| csts.rdy())
         {
-            delete_queues(core, Command::delete_io_sq, Purpose::DeleteSq);
+            // Of a slot that is being deleted, the submission queue's deletion is already on its way.
+            let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released);
+            delete_queues(core, exists, Command::delete_io_sq, Purpose::DeleteSq);
             takedown.enter(Stage::DeleteSqs, now, DELETION_TIMEOUT);
         } else {
             takedown.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
@@ -100,12 +102,13 @@ impl Takedown {
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
         match self.stage {
-            Stage::DeleteSqs if core.deletions_pending == 0 || is_late => {
-                core.deletions_pending = 0;
-                delete_queues(core, Command::delete_io_cq, Purpose::DeleteCq);
+            Stage::DeleteSqs if core.queue_commands == 0 || is_late => {
+                let exists =
+                    |state| matches!(state, SlotState::Quiescing | SlotState::Released | SlotState::Deleting);
+                delete_queues(core, exists, Command::delete_io_cq, Purpose::DeleteCq);
                 self.enter(Stage::DeleteCqs, now, DELETION_TIMEOUT);
             }
-            Stage::DeleteCqs if core.deletions_pending == 0 || is_late => {
+            Stage::DeleteCqs if core.queue_commands == 0 || is_late => {
                 let cc = read_cc(&*core.hub.transport);
                 write_cc(&*core.hub.transport, cc.with_shn(SHN_NORMAL));
                 self.enter(Stage::Shutdown, now, shutdown_timeout(&core.hub));
@@ -158,8 +161,12 @@ fn shutdown_timeout(hub: &Hub) -> Duration {
 const READY_MIN: Duration = Duration::from_millis(500);
 
 /// Submits the deletion of one half of every I/O queue pair that the device has.
-fn delete_queues(core: &mut Core, command: fn(u16) -> Command, purpose: fn(u16) -> Purpose) {
-    let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released | SlotState::Deleting);
+fn delete_queues(
+    core: &mut Core,
+    exists: impl Fn(SlotState) -> bool,
+    command: fn(u16) -> Command,
+    purpose: fn(u16) -> Purpose,
+) {
     let mut qids: Vec<u16> =
         core.hub.slots().iter().filter(|slot| exists(slot.state())).map(|slot| slot.qid()).collect();
     if core.external.is_some() {
@@ -170,6 +177,5 @@ fn delete_queues(core: &mut Core, command: fn(u16) -> Command, purpose: fn(u16) 
         if core.admin.is_full() || !core.start_driver(purpose(qid), command(qid), None) {
             break;
         }
-        core.deletions_pending += 1;
     }
 }
