@@ -1,3 +1,81 @@
-//! The `slipring` command.
+//! The `slipring` command: its subcommands, and what their ends mean to the shell. What each of them does is in a module of its own.
+//!
+//! Exit status: 0 all is well; 1 it ran, and data were lost or wrong, or the device failed; 2 what was asked for cannot be done, and a line
+//! on the standard error says what was expected.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod compare;
+mod device;
+mod error;
+mod latency;
+mod report;
+
+use clap::{Parser, Subcommand};
+use error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// A user-space NVMe driver at work: look at devices, move data, measure, compare.
+#[derive(Debug, Parser)]
+#[command(name = "slipring", version, about, disable_help_subcommand = true)]
+#[command(after_help = "Devices are named by an address: `slipring list` says which there are. \
+    Exit status: 0 all is well, 1 data were lost or wrong or the device failed, 2 what was asked for cannot be done.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subcommands {
+    /// Measures the publication schemes against each other, doing the same work
+    Compare(compare::CompareArgs),
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SLIPRING_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
+        )
+        .init();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let result = match &cli.command {
+        Subcommands::Compare(args) => compare::run(args),
+    };
+    result.unwrap_or_else(|error| error.report())
+}
+
+/// Help and versions are what was asked for; anything else is one line and exit status 2.
+fn usage(error: &clap::Error) -> ExitCode {
+    if error.exit_code() == 0 {
+        // Who closed the pipe has read enough.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(error::BAD_INPUT);
+    }
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let line = first.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let hint = text.split("\n\n").find_map(|part| part.trim().strip_prefix("tip: "));
+    let hint = hint.map(|hint| format!("; {}", hint.split_whitespace().collect::<Vec<_>>().join(" ")));
+    Error::input(format!("{line}{} (--help says more)", hint.unwrap_or_default())).report()
+}
+
+/// Writes to the standard output; a reader that has left has read enough.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::input(format!("cannot write to the standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
