@@ -1,0 +1,107 @@
+//! A controller's life on the emulated device: attach, admin calls, I/O, messages, reset, detach.
+
+mod support;
+
+use slipring::ctrlr::{CtrlrState, Message, Reply, admin};
+use slipring::emulated::Config;
+use slipring::poller::{QpairOptions, QueuePair};
+use slipring::ring::{LockFree, Outcome};
+use support::{DEADLINE, PollThread, Rig};
+
+#[test]
+fn attach_reads_the_controller_and_detach_leaves_nothing() {
+    let rig: Rig = Rig::attach(Config::default());
+    assert_eq!(rig.ctrlr.state(), CtrlrState::Live);
+    let namespaces = rig.ctrlr.namespaces();
+    assert_eq!(namespaces.len(), 1);
+    assert!(rig.ctrlr.identity().is_some_and(|identity| !identity.serial().is_empty()));
+    let ctrlr = rig.ctrlr.clone();
+    rig.finish();
+    assert_eq!(ctrlr.state(), CtrlrState::Detached);
+    assert_eq!(ctrlr.dma_bytes().1, 0, "DMA memory is unmapped");
+}
+
+#[test]
+fn io_writes_and_reads_back() {
+    let rig: Rig = Rig::attach(Config::default());
+    let mut poller = rig.poller();
+    let mut qpair = poller.queue_pair(&QpairOptions::default()).expect("a queue pair");
+    let namespace = rig.ctrlr.namespaces()[0];
+    let buffer = rig.ctrlr.allocate(8192).expect("memory");
+    let pattern: Vec<u8> = (0..8192_u32).map(|i| (i * 7) as u8).collect();
+    buffer.write_at(0, &pattern);
+    qpair.write(&namespace, 8, buffer.into(), 1).expect("submitted");
+    let mut data = None;
+    assert!(
+        qpair
+            .drain(DEADLINE, |completion| {
+                assert!(completion.is_success(), "{:?}", completion.outcome);
+                data = completion.data;
+            })
+            .expect("alive")
+    );
+    let buffer = data.expect("the buffer comes back").into_buffer();
+    buffer.fill(0);
+    qpair.read(&namespace, 8, buffer.into(), 2).expect("submitted");
+    let mut read = Vec::new();
+    assert!(
+        qpair
+            .drain(DEADLINE, |completion| {
+                assert_eq!(completion.token, 2);
+                assert!(completion.is_success());
+                read = completion.data.expect("data").buffer().to_vec();
+            })
+            .expect("alive")
+    );
+    assert!(read == pattern, "what was written is read back");
+    drop(qpair);
+    drop(poller);
+    rig.finish();
+}
+
+#[test]
+fn other_threads_get_their_answers() {
+    let rig: Rig = Rig::attach(Config::default());
+    let polling = PollThread::spawn(rig.poller());
+    let producer = rig.ctrlr.register("monitor").expect("registered");
+    let smart = producer.call(admin::smart_log(), DEADLINE).expect("SMART");
+    assert!(smart.temperature_k() > 200);
+    let identity = producer.call(admin::identify_ctrlr(), DEADLINE).expect("Identify");
+    assert_eq!(Some(identity.serial()), rig.ctrlr.identity().map(|identity| identity.serial()));
+    let ticket = producer.send(Message::call(|turn| turn.namespaces().len() as u64)).expect("sent");
+    assert!(matches!(ticket.wait(DEADLINE), Ok(Outcome::Completed(Reply::Called(1)))));
+    let rescan = producer.send(Message::Rescan).expect("sent");
+    assert!(matches!(rescan.wait(DEADLINE), Ok(Outcome::Completed(Reply::Rescanned))));
+    let mut qpair = QueuePair::create(&producer, &QpairOptions { entries: 16 }, DEADLINE)
+        .expect("a queue pair by message");
+    qpair.flush(&rig.ctrlr.namespaces()[0], 7).expect("submitted");
+    assert!(qpair.drain(DEADLINE, |completion| assert!(completion.is_success())).expect("alive"));
+    drop(qpair);
+    rig.ctrlr.unregister("monitor", DEADLINE).expect("unregistered");
+    drop(polling.stop());
+    rig.finish();
+}
+
+#[test]
+fn a_reset_gives_requests_back_and_queue_pairs_reconnect() {
+    let rig: Rig<LockFree> = Rig::attach(Config::default());
+    let mut poller = rig.poller();
+    let mut qpair = poller.queue_pair(&QpairOptions::default()).expect("a queue pair");
+    let polling = PollThread::spawn(poller);
+    let namespace = rig.ctrlr.namespaces()[0];
+    for round in 0..5 {
+        rig.ctrlr.reset().expect("asked").wait(DEADLINE).expect("reset");
+        let started = std::time::Instant::now();
+        while !qpair.is_connected() {
+            qpair.poll(8, |_| {}).expect("alive");
+            assert!(started.elapsed() < DEADLINE, "connected again");
+            std::thread::yield_now();
+        }
+        qpair.flush(&namespace, round).expect("submitted");
+        assert!(qpair.drain(DEADLINE, |completion| assert!(completion.is_success())).expect("alive"));
+    }
+    assert_eq!(qpair.statistics().reconnects, 5);
+    drop(qpair);
+    drop(polling.stop());
+    rig.finish();
+}
