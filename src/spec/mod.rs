@@ -11,6 +11,8 @@ pub mod identify;
 pub mod log;
 pub mod registers;
 pub mod status;
+#[cfg(test)]
+mod tests;
 
 #[cfg(not(target_endian = "little"))]
 compile_error!("NVMe structures are little-endian and are used in place: a big-endian host is not supported");

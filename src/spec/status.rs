@@ -18,7 +18,7 @@ macro_rules! statuses {
         }
 
         /// Value and name of every status that has a constant.
-        const NAMES: &[(u16, &str)] = &[$(($value, $name)),*];
+        pub(super) const NAMES: &[(u16, &str)] = &[$(($value, $name)),*];
     };
 }
 
