@@ -106,7 +106,7 @@ impl<S: Scheme> Producer<S> {
     /// Sends `message`; the ticket yields its one outcome. Never waits.
     pub fn send(&self, message: Message) -> Result<Ticket<Reply>, SendError> {
         let (ticket, responder) = Ticket::new(&self.hub.waiters);
-        self.push(message, responder).map(|()| ticket).map_err(|(error, _)| error)
+        self.push(message, responder).map(|()| ticket).map_err(refused)
     }
 
     /// Sends `message`; `callback` gets its one outcome, on the polling thread (where it must not wait), or on the one that aborts it.
@@ -116,7 +116,7 @@ impl<S: Scheme> Producer<S> {
         callback: impl FnOnce(Outcome<Reply>) + Send + 'static,
     ) -> Result<(), SendError> {
         let responder = Responder::to_callback(Box::new(callback));
-        self.push(message, responder).map_err(|(error, _)| error)
+        self.push(message, responder).map_err(refused)
     }
 
     /// Sends `message`; its one outcome arrives in `mailbox` under `token`. The fast way: no allocation, no wake-up.
@@ -233,6 +233,12 @@ impl<S: Scheme> Producer<S> {
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }
+}
+
+/// A message that was not accepted gets no outcome.
+fn refused((error, responder): (SendError, Responder)) -> SendError {
+    responder.disarm();
+    error
 }
 
 /// How many messages one claim of the ring takes at most.

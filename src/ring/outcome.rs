@@ -110,7 +110,7 @@ impl<R> Responder<R> {
     }
 
     /// Disarms the responder of a message that was never accepted, without an answer; a mailbox gets its credit back.
-    pub(super) fn disarm(mut self) -> Option<Arc<Ring<Reply<R>>>> {
+    pub(crate) fn disarm(mut self) -> Option<Arc<Ring<Reply<R>>>> {
         match self.0.take() {
             Some(Target::Mailbox { mailbox, .. }) => Some(mailbox),
             Some(Target::Cell(_) | Target::Callback(_)) | None => None,
