@@ -3,9 +3,9 @@
 mod support;
 
 use slipring::ctrlr::{CtrlrState, Message, Reply, admin};
-use slipring::emulated::Config;
+use slipring::emulated::{Config, Latency, QueueKind};
 use slipring::poller::{QpairOptions, QueuePair};
-use slipring::ring::{LockFree, Outcome};
+use slipring::ring::{AbortReason, LockFree, Outcome};
 use support::{DEADLINE, PollThread, Rig};
 
 #[test]
@@ -101,6 +101,40 @@ fn a_reset_gives_requests_back_and_queue_pairs_reconnect() {
         assert!(qpair.drain(DEADLINE, |completion| assert!(completion.is_success())).expect("alive"));
     }
     assert_eq!(qpair.statistics().reconnects, 5);
+    drop(qpair);
+    drop(polling.stop());
+    rig.finish();
+}
+
+#[test]
+fn a_reset_gives_back_no_more_at_a_time_than_the_caller_has_places_for() {
+    let mut config = Config::default();
+    let delay = std::time::Duration::from_secs(3600);
+    config.latencies.push(Latency { queue: QueueKind::Io, opcode: None, delay });
+    let rig: Rig = Rig::attach(config);
+    let mut poller = rig.poller();
+    let mut qpair = poller.queue_pair(&QpairOptions::default()).expect("a queue pair");
+    let polling = PollThread::spawn(poller);
+    let namespace = rig.ctrlr.namespaces()[0];
+    for token in 0..10 {
+        let data = rig.ctrlr.allocate(4096).expect("memory").into();
+        qpair.read(&namespace, token * 8, data, token).expect("submitted");
+    }
+    qpair.commit();
+    rig.ctrlr.reset().expect("asked").wait(DEADLINE).expect("reset");
+    let mut tokens = Vec::new();
+    for expected in [4, 4, 2] {
+        let mut places = [const { None }; 4];
+        assert_eq!(qpair.poll_into(&mut places).expect("alive"), expected);
+        for completion in places.into_iter().flatten() {
+            let Outcome::Aborted(aborted) = completion.outcome else { panic!("the device never answered") };
+            assert_eq!((aborted.reason, aborted.may_have_executed), (AbortReason::Reset, true));
+            assert_eq!(completion.data.map(|data| data.len()), Some(4096), "the buffer comes back");
+            tokens.push(completion.token);
+        }
+    }
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..10).collect::<Vec<_>>(), "each exactly once");
     drop(qpair);
     drop(polling.stop());
     rig.finish();

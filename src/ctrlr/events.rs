@@ -8,6 +8,7 @@ use super::core::{Core, Phase, Purpose};
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
+use crate::spec::feature::AsyncEvent;
 use crate::spec::log::LogId;
 use std::collections::VecDeque;
 
@@ -78,8 +79,7 @@ impl Core {
             return;
         }
         self.hub.statistics.events.add(1);
-        // Dword 0: type in bits 2:0, information in 15:8, log page in 23:16 (NVMe Base 2.0, figure 146).
-        let log = LogId((completion.dw0 >> 16) as u8);
+        let log = AsyncEvent::from_bits(completion.dw0).log_page();
         tracing::info!(dw0 = format_args!("{:#010x}", completion.dw0), log = log.0, "asynchronous event");
         if log.0 == 0 {
             self.arm_events();

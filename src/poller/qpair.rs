@@ -13,6 +13,7 @@ use crate::ring::{AbortReason, Aborted, Outcome, Pending, Scheme};
 use crate::spec::command::{Command, DsmRange};
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,7 +169,8 @@ pub struct QueuePair {
     pair: Option<Box<Pair<u64>>>,
     slot: Arc<QpairSlot>,
     hub: Arc<Hub>,
-    /// Whether requests were given back after the last stop, so that the slot asks to be connected again.
+    /// Requests that a stop of the device took from the queues and that the owner has not been given yet.
+    returned: VecDeque<IoCompletion>,
     statistics: QpairStatistics,
 }
 
@@ -217,6 +219,7 @@ impl QueuePair {
         match Self::fill(hub, &limits, &slot, options.entries) {
             Ok(pair) => Ok(Self {
                 pair: Some(pair),
+                returned: VecDeque::new(),
                 slot,
                 hub: Arc::clone(hub),
                 statistics: QpairStatistics::default(),
@@ -263,7 +266,7 @@ impl QueuePair {
 
     /// How many requests are in flight.
     pub fn outstanding(&self) -> usize {
-        self.pair.as_ref().map_or(0, |pair| pair.outstanding())
+        self.pair.as_ref().map_or(0, |pair| pair.outstanding()) + self.returned.len()
     }
 
     /// How many requests may be in flight: one less than there are entries.
@@ -329,7 +332,7 @@ impl QueuePair {
     #[inline]
     pub fn poll(&mut self, max: usize, mut each: impl FnMut(IoCompletion)) -> Result<usize, QpairError> {
         if !self.slot.is_connected() {
-            return self.poll_disconnected(&mut each);
+            return self.poll_disconnected(max, &mut each);
         }
         let Some(pair) = &mut self.pair else { return Err(QpairError::Gone(None)) };
         pair.commit();
@@ -353,44 +356,58 @@ impl QueuePair {
         }
     }
 
+    /// As [`QueuePair::poll`], into `places` from the start; returns how many were filled.
+    pub fn poll_into(&mut self, places: &mut [Option<IoCompletion>]) -> Result<usize, QpairError> {
+        let mut filled = 0;
+        self.poll(places.len(), |completion| {
+            places[filled] = Some(completion);
+            filled += 1;
+        })
+    }
+
     /// Polling while the queues do not exist, or are going.
     #[cold]
-    fn poll_disconnected(&mut self, each: &mut dyn FnMut(IoCompletion)) -> Result<usize, QpairError> {
-        let state = self.slot.state();
-        match state {
-            SlotState::Stopped | SlotState::Gone => {
-                let count = self.give_back(each);
-                if state == SlotState::Gone {
-                    return if count == 0 {
-                        Err(QpairError::Gone(self.hub.state.failure().cloned()))
-                    } else {
-                        Ok(count)
-                    };
+    fn poll_disconnected(
+        &mut self,
+        max: usize,
+        each: &mut dyn FnMut(IoCompletion),
+    ) -> Result<usize, QpairError> {
+        match self.slot.state() {
+            SlotState::Stopped => {
+                let count = self.give_back(max, each);
+                if self.returned.is_empty() {
+                    self.reconnect();
                 }
-                self.reconnect();
                 Ok(count)
             }
+            SlotState::Gone => match self.give_back(max, each) {
+                0 if max != 0 => Err(QpairError::Gone(self.hub.state.failure().cloned())),
+                count => Ok(count),
+            },
             SlotState::Refused => Err(QpairError::Refused(Status(self.slot.refusal()))),
             // On its way up or down; what is in flight comes back once the device has stopped.
             _ => Ok(0),
         }
     }
 
-    /// Gives all requests in flight back: the device has stopped.
-    fn give_back(&mut self, each: &mut dyn FnMut(IoCompletion)) -> usize {
+    /// Gives `max` of the requests in flight back: the device has stopped.
+    fn give_back(&mut self, max: usize, each: &mut dyn FnMut(IoCompletion)) -> usize {
         let reason = match self.hub.state.failure() {
             Some(Failure::Removed { .. }) => AbortReason::Removed,
             Some(_) => AbortReason::Failed,
             None if self.hub.is_over() => AbortReason::Detached,
             None => AbortReason::Reset,
         };
-        let Some(pair) = &mut self.pair else { return 0 };
+        let returned = &mut self.returned;
+        if let Some(pair) = &mut self.pair {
+            pair.abort_all(|token, data| {
+                let outcome = Outcome::Aborted(Aborted::maybe_executed(reason));
+                returned.push_back(IoCompletion { token, outcome, data });
+            });
+        }
+        let count = returned.len().min(max);
         let inside = InsidePoll::enter();
-        let mut count = 0;
-        pair.abort_all(|token, data| {
-            count += 1;
-            each(IoCompletion { token, outcome: Outcome::Aborted(Aborted::maybe_executed(reason)), data });
-        });
+        returned.drain(..count).for_each(each);
         drop(inside);
         self.statistics.aborted += count as u64;
         count
