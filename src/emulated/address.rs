@@ -67,6 +67,7 @@ pub fn parse(address: &str) -> Result<Config, ConfigError> {
     let wrong = || ConfigError::Address { address: address.to_owned() };
     let rest = address.strip_prefix(SCHEME).ok_or_else(wrong)?;
     let mut parsed = Parsed::default();
+    address.clone_into(&mut parsed.config.address);
     if !rest.is_empty() {
         let keys = rest.strip_prefix(':').ok_or_else(wrong)?;
         keys.split(',').try_for_each(|item| parsed.item(item))?;

@@ -17,7 +17,7 @@ const CONTROLLER_LIST_MAX: usize = 2047;
 /// Bytes of a controller list.
 const LIST_BYTES: usize = 4096;
 
-/// LBA formats, as logarithms of the block size.
+/// LBA formats without metadata, as logarithms of the block size.
 pub(super) const LBA_SHIFTS: [u8; 2] = [9, 12];
 
 impl Device {
@@ -158,6 +158,7 @@ impl Device {
         let bell = Bell::new(&self.transport.doorbells, self.sq_cell(qid));
         self.sqs.push(Sq::new(qid, cqid, entries, bell, memory));
         self.sq_exists[usize::from(qid)] = true;
+        self.transport.registers.set_shutdown_due(true);
         Ok(0)
     }
 
@@ -270,7 +271,9 @@ impl Device {
         let format = (lbaf | lbaf_upper << 4) as usize;
         // No metadata, no protection information; a cryptographic erase needs a key.
         let invalid_format = Status::INVALID_FORMAT.with_dnr();
-        let &lba_shift = LBA_SHIFTS.get(format).ok_or(invalid_format)?;
+        let without_metadata = format.checked_sub(self.config.metadata_formats.into());
+        let lba_shift =
+            without_metadata.and_then(|index| LBA_SHIFTS.get(index)).copied().ok_or(invalid_format)?;
         if metadata != 0 || protection != 0 {
             return Err(invalid_format);
         }

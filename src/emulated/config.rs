@@ -65,6 +65,8 @@ pub struct Latency {
 /// transfers of up to 2 MiB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
+    /// What the transport is called in messages; [`address::parse`](super::address::parse) keeps the address here.
+    pub address: String,
     /// The namespaces, from NSID 1; at most `nn`. May be empty.
     pub namespaces: Vec<NamespaceConfig>,
     /// Largest transfer as a power of two in units of 4 KiB (Identify Controller, MDTS); 0 is unlimited. At most 20.
@@ -86,8 +88,18 @@ pub struct Config {
     pub mpsmin: u8,
     /// See `mpsmin`.
     pub mpsmax: u8,
-    /// Value of the VS register and of Identify's VER, such as `0x0002_0000`.
+    /// Value of the VS register and of Identify's VER, such as `0x0002_0000`. Below 2.0 there is no CRTO and there are no
+    /// command sets to choose from; below 1.3 no namespace descriptors; below 1.1 no list of active namespaces.
     pub version: u32,
+    /// Identify's WZSL: Write Zeroes of more is refused, a power of two in units of 4 KiB; 0 is unlimited. At most 20.
+    pub wzsl: u8,
+    /// Identify's DMRSL: a longer range is refused by Dataset Management, in blocks; 0 is unlimited.
+    pub dmrsl: u32,
+    /// Identify's NOIOB: I/O that crosses a multiple of this many blocks would be slow on real media; 0 is none. A hint.
+    pub noiob: u16,
+    /// LBA formats with metadata that are listed before the two without, 0 to 62. Nothing can be formatted to them; from
+    /// 15 on the index of a format takes the upper bits of FLBAS.
+    pub metadata_formats: u8,
     /// Async event requests that may be outstanding at a time, 1 to 256. Identify's AERL is one less.
     pub async_events: u16,
     /// Abort commands that may be outstanding at a time, 1 to 256. Identify's ACL is one less.
@@ -109,6 +121,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            address: super::address::SCHEME.to_owned(),
             namespaces: vec![NamespaceConfig::default()],
             mdts: 9,
             mqes: 1024,
@@ -120,6 +133,10 @@ impl Default for Config {
             mpsmin: 0,
             mpsmax: 4,
             version: 0x0002_0000,
+            wzsl: 0,
+            dmrsl: 0,
+            noiob: 0,
+            metadata_formats: 0,
             async_events: 4,
             aborts: 4,
             interrupts: 65,
@@ -238,6 +255,8 @@ impl Config {
         check_range("mpsmin", self.mpsmin.into(), 0, self.mpsmax.into())?;
         check_range("async_events", self.async_events.into(), 1, 256)?;
         check_range("aborts", self.aborts.into(), 1, 256)?;
+        check_range("wzsl", self.wzsl.into(), 0, 20)?;
+        check_range("metadata_formats", self.metadata_formats.into(), 0, 62)?;
         check_range("interrupts", self.interrupts.into(), 0, 2048)?;
         check_range("nn", self.nn.into(), (self.namespaces.len() as u64).max(1), 65_536)?;
         check_text("serial", &self.serial, 20)?;

@@ -87,6 +87,7 @@ impl Device {
                 State::Disabled
             }
             State::Enabling(due) if self.now() >= due => {
+                self.transport.registers.set_shutdown_due(false);
                 self.set_csts(true, false, 0);
                 State::Ready
             }
@@ -96,6 +97,7 @@ impl Device {
             }
             State::ShuttingDown(due) if self.now() >= due => {
                 self.power_down(cc.shn());
+                self.transport.registers.set_shutdown_due(false);
                 self.set_csts(true, false, SHST_COMPLETE);
                 State::ShutDown
             }
@@ -124,6 +126,8 @@ impl Device {
     #[cold]
     pub(super) fn fail(&mut self, why: &str) {
         self.transport.violations.record(format!("fatal: {why}; CSTS.CFS is set"));
+        // Nobody can ask for a shutdown any more.
+        self.transport.registers.set_shutdown_due(false);
         let csts = self.transport.registers.csts();
         self.set_csts(csts.rdy(), true, csts.shst());
         self.state = State::Fatal;
@@ -205,8 +209,14 @@ impl Device {
         if !(least..=most).contains(&mps) {
             return Err(format!("CC.MPS is {mps}: CAP allows {least} to {most}"));
         }
-        if !matches!(cc.css(), 0b000 | 0b110 | 0b111) {
-            return Err(format!("CC.CSS is {:#05b}: CAP.CSS allows 0b000, 0b110 and 0b111", cc.css()));
+        // CAP.CSS has a bit for the NVM command set, one for all that are supported, and one for none.
+        let bit = [(0b000, 0), (0b110, 6), (0b111, 7)].iter().find(|(css, _)| *css == cc.css());
+        if bit.is_none_or(|(_, bit)| cap.css() >> bit & 1 == 0) {
+            return Err(format!(
+                "CC.CSS is {:#05b}, which CAP.CSS {:#010b} does not allow",
+                cc.css(),
+                cap.css()
+            ));
         }
         if cc.ams() != 0 {
             return Err(format!("CC.AMS is {}: CAP.AMS allows round robin (0) only", cc.ams()));

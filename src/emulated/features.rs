@@ -197,9 +197,8 @@ impl Device {
             return Err(Status::INVALID_FIELD.with_dnr());
         }
         Ok(match id {
-            FeatureId::TEMPERATURE_THRESHOLD => value & 0xffff,
             FeatureId::VOLATILE_WRITE_CACHE | FeatureId::WRITE_ATOMICITY => value & 1,
-            FeatureId::INTERRUPT_COALESCING => value & 0xffff,
+            FeatureId::TEMPERATURE_THRESHOLD | FeatureId::INTERRUPT_COALESCING => value & 0xffff,
             FeatureId::INTERRUPT_VECTOR_CONFIG => value & 0x1_ffff,
             _ => value,
         })

@@ -10,7 +10,7 @@ use super::logs::{ERROR_ENTRIES, put_text};
 use super::namespace::Namespace;
 use super::prp::Cursor;
 use crate::spec::command::{BROADCAST_NSID, Command};
-use crate::spec::identify::{Cns, IdentifyCtrlr, IdentifyNs, LbaFormat};
+use crate::spec::identify::{Cns, IdentifyCtrlr, IdentifyCtrlrNvm, IdentifyNs, LbaFormat};
 use crate::spec::status::Status;
 
 /// Bytes of every data structure of Identify.
@@ -30,6 +30,7 @@ impl Device {
         let invalid = Err(Status::INVALID_FIELD.with_dnr());
         match cns {
             Cns::CTRLR => page.copy_from_slice(self.identify_ctrlr().as_bytes()),
+            _ if self.config.version < first_version(cns) => return invalid,
             Cns::NS => page.copy_from_slice(self.identify_ns(command.nsid, false)?.as_bytes()),
             Cns::NS_ALLOCATED => page.copy_from_slice(self.identify_ns(command.nsid, true)?.as_bytes()),
             Cns::ACTIVE_NS_LIST => self.list_namespaces(command.nsid, false, &mut page)?,
@@ -50,11 +51,18 @@ impl Device {
             Cns::CSI_ALLOCATED_NS_LIST if csi == CSI_NVM => {
                 self.list_namespaces(command.nsid, true, &mut page)?;
             }
-            // No protection information, and no limits beyond MDTS: all zero.
+            // No protection information: all zero.
             Cns::CSI_NS if csi == CSI_NVM => {
                 self.active_namespace(command.nsid)?;
             }
-            Cns::CSI_CTRLR if csi == CSI_NVM => {}
+            Cns::CSI_CTRLR if csi == CSI_NVM => {
+                let limits = IdentifyCtrlrNvm {
+                    wzsl: self.config.wzsl,
+                    dmrsl: self.config.dmrsl,
+                    ..IdentifyCtrlrNvm::default()
+                };
+                page.copy_from_slice(limits.as_bytes());
+            }
             // One combination: the NVM command set alone.
             Cns::COMMAND_SETS => page[0] = 1 << CSI_NVM,
             _ => return invalid,
@@ -104,22 +112,51 @@ impl Device {
         put_text(&mut id.sn, &config.serial);
         put_text(&mut id.mn, &config.model);
         put_text(&mut id.fr, &config.firmware);
-        let subnqn = format!("nqn.2014-08.org.nvmexpress:uuid:emulated:{}", config.serial);
-        for (byte, value) in id.subnqn.iter_mut().zip(subnqn.bytes()) {
+        for (byte, value) in id.subnqn.iter_mut().zip(subsystem_nqn(&config.serial).bytes()) {
             *byte = value;
         }
         id
+    }
+
+    /// What all namespaces have in common: reads of deallocated blocks return zeroes, and the formats.
+    fn common_ns(&self) -> IdentifyNs {
+        let with_metadata = usize::from(self.config.metadata_formats);
+        let mut id = IdentifyNs {
+            nlbaf: (with_metadata + LBA_SHIFTS.len() - 1) as u8,
+            dlfeat: 1 | 1 << 3,
+            noiob: self.config.noiob,
+            ..IdentifyNs::default()
+        };
+        id.lbaf[..with_metadata].fill(LbaFormat::new().with_lbads(LBA_SHIFTS[0]).with_ms(8));
+        for (format, shift) in id.lbaf[with_metadata..].iter_mut().zip(LBA_SHIFTS) {
+            *format = LbaFormat::new().with_lbads(shift);
+        }
+        id
+    }
+
+    fn namespace_data(&self, namespace: &Namespace) -> IdentifyNs {
+        let format = LBA_SHIFTS.iter().position(|&shift| shift == namespace.lba_shift).unwrap_or(0) as u8;
+        let format = format + self.config.metadata_formats;
+        IdentifyNs {
+            nsze: namespace.blocks,
+            ncap: namespace.blocks,
+            nuse: namespace.blocks,
+            // The index: bits 3:0 in bits 3:0, bits 5:4 in bits 6:5.
+            flbas: format & 0xf | format >> 4 << 5,
+            nsattr: namespace.read_only.into(),
+            ..self.common_ns()
+        }
     }
 
     /// Identify Namespace. An inactive one is all zero, unless it is asked for as an allocated one.
     fn identify_ns(&self, nsid: u32, allocated: bool) -> Result<IdentifyNs, Status> {
         if nsid == BROADCAST_NSID && !allocated {
             // What all namespaces have in common.
-            return Ok(common_ns());
+            return Ok(self.common_ns());
         }
         match self.allocated_namespace(nsid) {
             Ok(index) if allocated || self.namespaces[index].attached => {
-                Ok(namespace_data(&self.namespaces[index]))
+                Ok(self.namespace_data(&self.namespaces[index]))
             }
             // Not allocated, but valid.
             Ok(_) => Ok(IdentifyNs::default()),
@@ -143,10 +180,7 @@ impl Device {
     /// Namespace Identification Descriptors: NGUID and UUID, which are as stable as the serial number, and the command set.
     fn describe_namespace(&self, index: usize, page: &mut [u8; BYTES]) {
         let id = identifier(&self.config.serial, self.namespaces[index].nsid);
-        let mut uuid = id;
-        // An UUID of version 8 (RFC 9562): made up by whoever made it up.
-        uuid[6] = uuid[6] & 0x0f | 0x80;
-        uuid[8] = uuid[8] & 0x3f | 0x80;
+        let uuid = uuid(id);
         let mut at = 0;
         for (kind, value) in [(2, &id[..]), (3, &uuid[..]), (4, &[CSI_NVM][..])] {
             page[at] = kind;
@@ -169,6 +203,20 @@ fn identifier(serial: &str, nsid: u32) -> [u8; 16] {
     id
 }
 
+/// A UUID of version 8 (RFC 9562), which is whatever its maker wants.
+fn uuid(mut id: [u8; 16]) -> [u8; 16] {
+    id[6] = id[6] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
+}
+
+/// The subsystem's name: a UUID, which the serial number makes.
+fn subsystem_nqn(serial: &str) -> String {
+    let hex = format!("{:032x}", u128::from_be_bytes(uuid(identifier(serial, 0))));
+    let groups = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+    format!("nqn.2014-08.org.nvmexpress:uuid:{}", groups.join("-"))
+}
+
 /// A controller list with this controller in it, if it is listed and its id is not below `from`.
 fn list_controllers(from: u16, listed: bool, page: &mut [u8; BYTES]) {
     if listed && (from..).contains(&CNTLID) {
@@ -177,23 +225,13 @@ fn list_controllers(from: u16, listed: bool, page: &mut [u8; BYTES]) {
     }
 }
 
-fn common_ns() -> IdentifyNs {
-    let mut id =
-        IdentifyNs { nlbaf: LBA_SHIFTS.len() as u8 - 1, dlfeat: 1 | 1 << 3, ..IdentifyNs::default() };
-    for (format, shift) in id.lbaf.iter_mut().zip(LBA_SHIFTS) {
-        *format = LbaFormat::new().with_lbads(shift);
-    }
-    id
-}
-
-fn namespace_data(namespace: &Namespace) -> IdentifyNs {
-    let format = LBA_SHIFTS.iter().position(|&shift| shift == namespace.lba_shift).unwrap_or(0);
-    IdentifyNs {
-        nsze: namespace.blocks,
-        ncap: namespace.blocks,
-        nuse: namespace.blocks,
-        flbas: format as u8,
-        nsattr: namespace.read_only.into(),
-        ..common_ns()
+/// The version of NVMe that brought a data structure.
+fn first_version(cns: Cns) -> u32 {
+    match cns.0 {
+        0x00 | 0x01 => 0x0001_0000,
+        0x02 => 0x0001_0100,
+        0x10..=0x13 => 0x0001_0200,
+        0x03 => 0x0001_0300,
+        _ => 0x0002_0000,
     }
 }

@@ -1,6 +1,7 @@
 //! I/O commands of the NVM command set (NVM Command Set 1.0, 3).
 #![forbid(unsafe_code)]
 
+use super::config::Config;
 use super::device::{Device, Reply};
 use super::namespace::Namespace;
 use super::prp::Cursor;
@@ -23,6 +24,12 @@ struct Extent {
     index: usize,
     offset: u64,
     len: u64,
+}
+
+/// A limit that is a power of two of the smallest memory page, in bytes; 0 is none.
+#[inline]
+fn size_limit(config: &Config, power: u8) -> u64 {
+    if power == 0 { u64::MAX } else { 4096 << config.mpsmin << power }
 }
 
 impl Device {
@@ -71,10 +78,7 @@ impl Device {
     /// MDTS in bytes.
     #[inline]
     pub(super) fn max_transfer_bytes(&self) -> u64 {
-        match self.config.mdts {
-            0 => u64::MAX,
-            mdts => 4096 << self.config.mpsmin << mdts,
-        }
+        size_limit(&self.config, self.config.mdts)
     }
 
     fn check_writable(&self, extent: Extent) -> Result<(), Status> {
@@ -137,6 +141,10 @@ impl Device {
 
     fn write_zeroes(&mut self, command: &Command) -> Reply {
         let extent = self.extent(command)?;
+        let limit = size_limit(&self.config, self.config.wzsl);
+        if extent.len > limit {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
         self.check_writable(extent)?;
         self.namespaces[extent.index].zero(extent.offset, extent.len)?;
         self.settle(extent.index, command.cdw12 & FUA != 0)
@@ -155,7 +163,10 @@ impl Device {
             let (blocks, low, high) = (word(4), word(8), word(12));
             (u64::from(high) << 32 | u64::from(low), u64::from(blocks))
         };
-        let size = self.namespaces[index].blocks;
+        let (size, limit) = (self.namespaces[index].blocks, u64::from(self.config.dmrsl));
+        if limit > 0 && (0..ranges).any(|i| range(&self.scratch, i).1 > limit) {
+            return Err(Status::COMMAND_SIZE_LIMIT_EXCEEDED.with_dnr());
+        }
         let outside = |(slba, blocks): (u64, u64)| slba.checked_add(blocks).is_none_or(|end| end > size);
         if (0..ranges).any(|i| outside(range(&self.scratch, i))) {
             return Err(Status::LBA_OUT_OF_RANGE.with_dnr());

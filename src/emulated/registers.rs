@@ -13,6 +13,9 @@ use crate::spec::registers::{self, Cap, Cc, Crto, Csts};
 /// Bit of `Registers::control` that is set once the transport is closed.
 const CLOSED: u64 = 1 << 63;
 
+/// VS of the first version with CRTO and CC.CSS other than 0.
+const VERSION_2_0: u32 = 0x0002_0000;
+
 /// What the device watches: CC, how often EN fell, and whether the transport is closed, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Control(pub(super) u64);
@@ -51,6 +54,8 @@ pub(super) struct Registers {
     asq: AtomicU64,
     acq: AtomicU64,
     interrupts_enabled: AtomicBool,
+    /// The device did I/O and was not told to shut down since.
+    shutdown_due: AtomicBool,
     /// When EN was last set. Held while CC is written, so that writes follow each other.
     enabled_at: Mutex<Option<Instant>>,
 }
@@ -58,20 +63,22 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn new(config: &Config) -> Self {
         let timeout_500ms = config.timeout.as_millis().div_ceil(500).min(255) as u8;
-        // NVM command set, all supported I/O command sets, admin only.
+        let is_2_0 = config.version >= VERSION_2_0;
+        // NVM command set; from 2.0 on also all supported I/O command sets, and admin only.
+        let css = if is_2_0 { 0b1100_0001 } else { 0b0000_0001 };
         let cap = Cap::new()
             .with_mqes_z((config.mqes - 1) as u16)
             .with_cqr(true)
             .with_to(timeout_500ms)
             .with_dstrd(config.dstrd)
-            .with_css(0b1100_0001)
+            .with_css(css)
             .with_mpsmin(config.mpsmin)
             .with_mpsmax(config.mpsmax)
-            .with_crms(1);
+            .with_crms(is_2_0.into());
         Self {
             cap: cap.into(),
             vs: config.version,
-            crto: Crto::new().with_crwmt(timeout_500ms.into()).into(),
+            crto: if is_2_0 { Crto::new().with_crwmt(timeout_500ms.into()).into() } else { 0 },
             timeout: config.timeout,
             control: AtomicU64::new(0),
             csts: AtomicU32::new(0),
@@ -79,6 +86,7 @@ impl Registers {
             asq: AtomicU64::new(0),
             acq: AtomicU64::new(0),
             interrupts_enabled: AtomicBool::new(false),
+            shutdown_due: AtomicBool::new(false),
             enabled_at: Mutex::new(None),
         }
     }
@@ -116,6 +124,17 @@ impl Registers {
     pub(super) fn set_interrupts_enabled(&self) {
         // Relaxed: it only decides about a complaint.
         self.interrupts_enabled.store(true, Ordering::Relaxed);
+    }
+
+    /// For the device alone.
+    pub(super) fn set_shutdown_due(&self, due: bool) {
+        // Relaxed: it only decides about a complaint.
+        self.shutdown_due.store(due, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_shutdown_due(&self) -> bool {
+        // Relaxed: as above.
+        self.shutdown_due.load(Ordering::Relaxed)
     }
 
     /// Every later access finds the device gone.
@@ -188,9 +207,11 @@ impl Registers {
         // Relaxed loads: only the driver writes these registers.
         match offset {
             registers::CC => self.write_cc(Cc::from(value), violations),
-            registers::AQA if self.may_set("AQA", violations) => {
-                // Relaxed: published by the Release of EN in `write_cc`.
-                self.aqa.store(value, Ordering::Relaxed);
+            registers::AQA => {
+                if self.may_set("AQA", violations) {
+                    // Relaxed: published by the Release of EN in `write_cc`.
+                    self.aqa.store(value, Ordering::Relaxed);
+                }
             }
             registers::ASQ | 0x2c => {
                 let old = self.asq.load(Ordering::Relaxed);
@@ -202,14 +223,14 @@ impl Registers {
                 let new = if offset == registers::ACQ { low(old) } else { high(old) };
                 self.write_u64(registers::ACQ, new, violations);
             }
-            registers::AQA => {}
-            // Relaxed: it only decides about a complaint.
-            registers::INTMS | registers::INTMC if self.interrupts_enabled.load(Ordering::Relaxed) => {
-                violations.record(
-                    "INTMS or INTMC was written while MSI-X is enabled: they must stay untouched".into(),
-                );
+            registers::INTMS | registers::INTMC => {
+                // Relaxed: it only decides about a complaint.
+                if self.interrupts_enabled.load(Ordering::Relaxed) {
+                    violations.record(
+                        "INTMS or INTMC was written while MSI-X is enabled: they must stay untouched".into(),
+                    );
+                }
             }
-            registers::INTMS | registers::INTMC => {}
             _ => violations.record(format!(
                 "write of {value:#x} to 32 bits at register offset {offset:#x}: it cannot be written"
             )),
@@ -223,9 +244,16 @@ impl Registers {
         }
         match offset {
             // Relaxed: published by the Release of EN in `write_cc`.
-            registers::ASQ if self.may_set("ASQ", violations) => self.asq.store(value, Ordering::Relaxed),
-            registers::ACQ if self.may_set("ACQ", violations) => self.acq.store(value, Ordering::Relaxed),
-            registers::ASQ | registers::ACQ => {}
+            registers::ASQ => {
+                if self.may_set("ASQ", violations) {
+                    self.asq.store(value, Ordering::Relaxed);
+                }
+            }
+            registers::ACQ => {
+                if self.may_set("ACQ", violations) {
+                    self.acq.store(value, Ordering::Relaxed);
+                }
+            }
             _ => violations.record(format!(
                 "write of {value:#x} to 64 bits at register offset {offset:#x}: no 64-bit register is there that can be written"
             )),

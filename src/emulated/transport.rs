@@ -52,7 +52,7 @@ impl EmulatedTransport {
             vectors: Mutex::default(),
             interrupts: config.interrupts.into(),
             bar_len,
-            address: super::address::SCHEME.to_owned(),
+            address: config.address.clone(),
         })
     }
 
@@ -178,11 +178,19 @@ impl Transport for EmulatedTransport {
     }
 
     fn close(&self) {
-        if !self.is_gone() && self.registers.csts().rdy() && self.iommu.is_bus_master() {
-            self.violations.record(
-                "the transport was closed while the controller runs: disable it, or bus mastering, before"
-                    .into(),
-            );
+        if !self.is_gone() {
+            if self.iommu.is_bus_master() {
+                let rdy = u8::from(self.registers.csts().rdy());
+                self.violations.record(format!(
+                    "the transport was closed while bus mastering is on (CSTS.RDY is {rdy}): both end before"
+                ));
+            }
+            if self.registers.is_shutdown_due() {
+                self.violations.record(
+                    "the transport was closed without a shutdown notification: set CC.SHN and wait for SHST"
+                        .into(),
+                );
+            }
         }
         self.registers.close();
         // Nothing may be written to memory after this returns, whether the driver stopped the device or not.

@@ -15,15 +15,15 @@ fn the_bare_word_is_the_default() {
 
 #[test]
 fn every_key_reaches_its_field() {
-    let config = parse(
-        "emulated:size=64M,lba=4096,namespaces=3,mdts=0,queues=2,mqes=65536,dstrd=0,latency_us=80,admin_latency_us=9,serial=A B",
-    )
-    .expect("valid");
+    let address = "emulated:size=64M,lba=4096,namespaces=3,mdts=0,queues=2,mqes=65536,dstrd=0,latency_us=80,\
+                   admin_latency_us=9,serial=A B";
+    let config = parse(address).expect("valid");
     let namespace = NamespaceConfig { size_bytes: 64 << 20, lba_bytes: 4096, backing: Backing::Ram };
     let latency = |queue, delay_us| Latency { queue, opcode: None, delay: Duration::from_micros(delay_us) };
     assert_eq!(
         config,
         Config {
+            address: address.to_owned(),
             namespaces: vec![namespace; 3],
             mdts: 0,
             io_queues: 2,

@@ -9,6 +9,7 @@ use crate::spec::command::Command;
 use crate::spec::feature::FeatureId;
 use crate::spec::identify::Cns;
 use crate::spec::registers::{self, Aqa, Cap, Cc, Crto};
+use crate::spec::status::Status;
 use crate::transport::{Transport, TransportError};
 
 #[test]
@@ -256,7 +257,7 @@ fn doorbells_are_checked_against_the_register_space() {
 fn a_closed_transport_is_gone() {
     let mut host = Host::ready(small());
     host.transport.close();
-    host.expect_violation("closed while the controller runs");
+    host.expect_violation("closed while bus mastering is on (CSTS.RDY is 1)");
     assert!(host.transport.is_gone());
     assert_eq!(host.transport.read_u32(registers::CSTS), u32::MAX);
     assert_eq!(host.transport.read_u64(registers::CAP), u64::MAX);
@@ -297,4 +298,37 @@ fn queue_memory_that_is_unmapped_under_the_controller_is_fatal() {
     host.ring(0);
     assert!(host.csts().cfs());
     host.expect_violation("unmapped while the queue exists");
+}
+
+#[test]
+fn after_io_a_shutdown_comes_before_the_end() {
+    for (shut_down, violations) in [(true, 0), (false, 1)] {
+        let mut host = Host::ready(small());
+        host.create_pair(1, 4);
+        if shut_down {
+            host.write_cc(Host::cc().with_shn(1));
+        }
+        host.write_cc(Cc::new());
+        host.transport.set_bus_master(false).expect("off");
+        host.transport.close();
+        let all = host.violations();
+        assert_eq!(all.len(), violations, "{all:?}");
+        assert!(all.iter().all(|violation| violation.contains("without a shutdown notification")));
+    }
+}
+
+#[test]
+fn an_old_controller_has_fewer_choices() {
+    let mut host = Host::new(Config { version: 0x0001_0000, ..small() });
+    let cap = Cap::from(host.transport.read_u64(registers::CAP));
+    assert_eq!((cap.css(), cap.crms(), host.transport.read_u32(registers::CRTO)), (1, 0, 0));
+    host.set_admin_queues();
+    host.write_cc(Host::cc().with_css(0b110));
+    assert!(host.csts().cfs());
+    host.expect_violation("CC.CSS is 0b110");
+    host.write_cc(Cc::new());
+    host.enable();
+    host.fails(0, Command::identify(Cns::ACTIVE_NS_LIST, 0, 0), Status::INVALID_FIELD);
+    host.fails(0, Command::identify(Cns::NS_DESCRIPTORS, 1, 0), Status::INVALID_FIELD);
+    host.admin_data(Command::identify(Cns::NS, 1, 0));
 }

@@ -107,8 +107,8 @@ fn crossing_the_temperature_threshold_is_reported_once() {
     host.transport.set_temperature_k(350);
     host.settle();
     assert_eq!(event(&mut host), None);
-    // Down and under the other threshold.
-    host.admin_ok(Command::set_features(FeatureId::TEMPERATURE_THRESHOLD, false, 0, 1 << 20 | 280));
+    // Down, and to 280 K, the other threshold.
+    host.admin_ok(Command::set_features(FeatureId::TEMPERATURE_THRESHOLD, false, 0, 0x10_0118));
     host.transport.set_temperature_k(300);
     host.settle();
     host.transport.set_temperature_k(280);

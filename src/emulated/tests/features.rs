@@ -47,12 +47,12 @@ fn temperature_thresholds_are_two() {
     let under =
         |host: &mut Host| host.admin_ok(Command { cdw11: 1 << 20, ..Command::get_features(id, 0, 0) });
     assert_eq!((get(&mut host, id, 0, 0), under(&mut host)), (343, 0));
-    set(&mut host, id, 1 << 20 | 250);
+    set(&mut host, id, 0x10_00fa);
     set(&mut host, id, 360);
     assert_eq!((get(&mut host, id, 0, 0), under(&mut host)), (360, 250));
     // There are no single sensors, and no third kind of threshold.
-    host.fails(0, Command::set_features(id, false, 0, 1 << 16 | 300), Status::INVALID_FIELD);
-    host.fails(0, Command::set_features(id, false, 0, 2 << 20 | 300), Status::INVALID_FIELD);
+    host.fails(0, Command::set_features(id, false, 0, 0x1_012c), Status::INVALID_FIELD);
+    host.fails(0, Command::set_features(id, false, 0, 0x20_012c), Status::INVALID_FIELD);
 }
 
 #[test]

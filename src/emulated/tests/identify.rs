@@ -168,3 +168,27 @@ fn unknown_admin_opcodes_are_refused() {
     host.fails(0, fused, Status::INVALID_FIELD);
     assert!(host.violations().is_empty());
 }
+
+#[test]
+fn the_index_of_a_format_may_need_the_upper_bits() {
+    let mut host = Host::ready(Config { metadata_formats: 20, noiob: 256, ..small() });
+    for (nsid, index, lbads) in [(1, 20, 9), (2, 21, 12_u8)] {
+        let page = identify(&mut host, Cns::NS, nsid);
+        assert_eq!((page[25], page[26]), (21, 0x20 | (index & 0xf) as u8), "NLBAF, FLBAS");
+        assert_eq!((word(&page, 128 + 4 * index) >> 16) as u8, lbads);
+        assert_eq!(word(&page, 128 + 4 * 19) & 0xffff, 8, "metadata before");
+        assert_eq!(page[46..48], [0, 1], "NOIOB");
+    }
+    host.admin_ok(Command::format_nvm(1, 21, 0));
+    assert_eq!(identify(&mut host, Cns::NS, 1)[26], 0x25);
+    for lbaf in [0, 4, 19, 22] {
+        host.fails(0, Command::format_nvm(1, lbaf, 0), Status::INVALID_FORMAT);
+    }
+}
+
+#[test]
+fn limits_of_the_command_set_are_told() {
+    let mut host = Host::ready(Config { wzsl: 3, dmrsl: 77, ..small() });
+    let page = identify(&mut host, Cns::CSI_CTRLR, 0);
+    assert_eq!((page[1], word(&page, 4)), (3, 77));
+}

@@ -73,7 +73,7 @@ fn writes_survive_the_device_in_both_block_sizes() {
 
 #[test]
 fn zeroes_and_deallocation_reach_the_image_and_keep_its_size() {
-    let image = Image::new("zeroes", &[0xab; 32 << 10]);
+    let image = Image::new("zeroes", &vec![0xab; 32 << 10]);
     let mut host = image.host(512, false);
     assert_eq!(host.image_io(Command::write_zeroes(1, 1, 30, false)), Status::SUCCESS);
     let mut range = [0; 16];

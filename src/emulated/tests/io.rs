@@ -210,3 +210,15 @@ fn large_transfers_go_through_in_one_command() {
     assert!(host.data(1 << 20) == bytes);
     assert!(host.violations().is_empty());
 }
+
+#[test]
+fn commands_without_data_have_limits_of_their_own() {
+    let mut host = Host::ready(Config { wzsl: 1, dmrsl: 4, ..small() });
+    host.create_pair(1, 8);
+    host.io_ok(Command::write_zeroes(1, 0, 16, false));
+    host.io_fails(Command::write_zeroes(1, 0, 17, false), Status::INVALID_FIELD);
+    host.put_range(0, 0, 4);
+    host.io_ok(Command::dataset_management(1, 1, true));
+    host.put_range(0, 0, 5);
+    host.io_fails(Command::dataset_management(1, 1, true), Status::COMMAND_SIZE_LIMIT_EXCEEDED);
+}

@@ -110,10 +110,10 @@ impl Host {
     /// Writes AQA, ASQ and ACQ.
     pub(super) fn set_admin_queues(&mut self) {
         let z = (ADMIN_ENTRIES - 1) as u16;
-        let (sq, cq) = self.queue_iovas(0);
+        let (asq, acq) = self.queue_iovas(0);
         self.transport.write_u32(registers::AQA, Aqa::new().with_asqs_z(z).with_acqs_z(z).into());
-        self.transport.write_u64(registers::ASQ, sq);
-        self.transport.write_u64(registers::ACQ, cq);
+        self.transport.write_u64(registers::ASQ, asq);
+        self.transport.write_u64(registers::ACQ, acq);
     }
 
     pub(super) fn write_cc(&mut self, cc: Cc) {
@@ -178,7 +178,8 @@ impl Host {
             self.next_queue += bytes.next_multiple_of(4096);
             start
         };
-        let (sq_at, cq_at) = (take(entries as usize * 64), take(entries as usize * 16));
+        let sq_at = take(entries as usize * 64);
+        let cq_at = take(entries as usize * 16);
         assert!(self.next_queue <= LISTS_AT, "too many queues for the test's memory");
         let bell = |offset| self.transport.doorbell(offset).expect("a doorbell");
         let sq_bell = bell(registers::sq_tail_doorbell(qid, self.dstrd));
@@ -212,9 +213,9 @@ impl Host {
     /// Makes an I/O queue pair.
     pub(super) fn create_pair(&mut self, qid: u16, entries: u32) {
         self.add_pair(qid, entries);
-        let (prp1_sq, prp1_cq) = self.queue_iovas(qid);
-        self.admin_ok(Command { prp1: prp1_cq, ..Command::create_io_cq(qid, entries, None) });
-        self.admin_ok(Command { prp1: prp1_sq, ..Command::create_io_sq(qid, qid, entries, 0) });
+        let (sq, cq) = self.queue_iovas(qid);
+        self.admin_ok(Command { prp1: cq, ..Command::create_io_cq(qid, entries, None) });
+        self.admin_ok(Command { prp1: sq, ..Command::create_io_sq(qid, qid, entries, 0) });
     }
 
     /// Puts a command into a queue and returns its CID. The doorbell is not rung.

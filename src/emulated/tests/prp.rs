@@ -168,7 +168,7 @@ fn each_wrong_entry_is_refused() {
         (Command { prp1: data, prp2: unmapped, ..two }, transfer, "data at"),
         (Command { prp1: data, prp2: unmapped, ..three }, transfer, "PRP list at"),
         (Command { prp1: data, prp2: list + 16, ..three }, transfer, "data at"),
-        (Command { prp1: u64::MAX & !4095, prp2: 0, ..two }, transfer, "data at"),
+        (Command { prp1: !4095, prp2: 0, ..two }, transfer, "data at"),
         // Over the end of the mapping.
         (
             Command { prp1: host.iova + host.block.len() as u64 - 512, prp2: 0, ..Command::read(1, 0, 2) },

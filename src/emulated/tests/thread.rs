@@ -51,7 +51,7 @@ fn it_serves_commands_and_stops_for_good() {
             std::thread::sleep(Duration::from_millis(3));
         }
         let at = (i % ADMIN_ENTRIES) as usize;
-        let phase = (i / ADMIN_ENTRIES) % 2 == 0;
+        let phase = (i / ADMIN_ENTRIES).is_multiple_of(2);
         let command = Command { cid: i as u16, ..Command::get_features(FeatureId::ARBITRATION, 0, 0) };
         block.write(at * 64, command.as_bytes());
         tail.ring((i + 1) % ADMIN_ENTRIES);
