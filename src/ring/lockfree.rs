@@ -36,7 +36,7 @@ pub struct LockFreeReceiver<M> {
 }
 
 /// A producer's end: it keeps its ring, which is never published again once it was closed.
-pub struct LockFreeSender<M>(Arc<Ring<M>>);
+pub struct LockFreeSender<M>(pub(super) Arc<Ring<M>>);
 
 impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
     type Sender = LockFreeSender<M>;

@@ -2,14 +2,14 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | [`mpsc`] | the bounded ring and its CLOSED bit |
-//! | [`attention`] | the one word that an idle poll reads |
-//! | [`published`] | arc-swap and the epoch: which ring, and when the reader has left it |
-//! | [`generation`] | one ring's states, from published to drained |
-//! | [`scheme`] | the seam; [`lockfree`] is the default, [`rivals`] are what it is compared with |
-//! | [`outcome`] | exactly one answer to each accepted message |
-//! | [`ticket`], [`mailbox`] | how a sender gets it: one at a time, or a window of many |
-//! | [`bell`], [`waiters`] | how those who sleep are woken |
+//! | `mpsc` | the bounded ring and its CLOSED bit |
+//! | `attention` | the one word that an idle poll reads |
+//! | `published` | arc-swap and the epoch: which ring, and when the reader has left it |
+//! | `generation` | one ring's states, from published to drained |
+//! | `scheme` | the seam; `lockfree` is the default, `rivals` are what it is compared with |
+//! | `outcome` | exactly one answer to each accepted message |
+//! | `ticket`, `mailbox` | how a sender gets it: one at a time, or a window of many |
+//! | `bell`, `waiters` | how those who sleep are woken |
 //!
 //! Whose turn it is to consume, in one picture:
 //!

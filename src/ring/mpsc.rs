@@ -69,7 +69,7 @@ impl<T> Slot<T> {
 /// A bounded ring of `T` for many producers and one consumer.
 ///
 /// Any thread may push and close. Only one thread at a time may consume, which is why [`Ring::consume`] is
-/// unsafe: the publication protocol ([`super::published`]) decides whose turn it is.
+/// unsafe: the publication protocol (`super::published`) decides whose turn it is.
 pub struct Ring<T> {
     /// Producers: the next position to claim, and [`CLOSED`].
     tail: CachePadded<AtomicU64>,

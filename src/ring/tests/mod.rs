@@ -1,1 +1,42 @@
-//! What the ring module promises, on real threads.
+//! What the ring module promises, on real threads and over random histories. The interleavings are explored in `models`.
+
+mod bell;
+mod mailbox;
+mod mpsc;
+mod outcome;
+mod schemes;
+mod ticket;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Counts how many of its values exist.
+#[derive(Clone, Debug, Default)]
+struct Census(Arc<AtomicUsize>);
+
+impl Census {
+    fn count(&self) -> usize {
+        // Relaxed: looked at when the threads that change it are joined.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn value(&self, id: u64) -> Counted {
+        // Relaxed: as above.
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Counted { id, census: self.clone() }
+    }
+}
+
+/// A value that its census counts.
+#[derive(Debug)]
+struct Counted {
+    id: u64,
+    census: Census,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Relaxed: see `Census::count`.
+        self.census.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
