@@ -17,14 +17,13 @@ use super::statistics::CtrlrStatistics;
 use super::takedown::{Takedown, Why};
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
-use crate::ring::inside::InsidePoll;
+use crate::ring::inside::{InsidePoll, contain_panic};
 use crate::ring::{AbortReason, Aborted, Outcome};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -174,11 +173,11 @@ impl Core {
 
     fn call(&mut self, call: super::message::Call, responder: Responder) {
         let inside = InsidePoll::enter();
-        let result = catch_unwind(AssertUnwindSafe(|| call(&mut Turn { core: self })));
+        let result = contain_panic(|| call(&mut Turn { core: self }));
         drop(inside);
         responder.deliver(match result {
-            Ok(value) => Outcome::Completed(Reply::Called(value)),
-            Err(_) => Outcome::Aborted(Aborted::maybe_executed(AbortReason::Panicked)),
+            Some(value) => Outcome::Completed(Reply::Called(value)),
+            None => Outcome::Aborted(Aborted::maybe_executed(AbortReason::Panicked)),
         });
     }
 

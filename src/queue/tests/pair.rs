@@ -58,7 +58,7 @@ fn queues_wrap_and_phases_flip_at_every_size() {
             assert_eq!(fetched.iter().map(|command| command.cid).collect::<Vec<_>>(), cids);
             cids.iter().rev().for_each(|&cid| device.complete(cid));
             assert_eq!(drain(&mut pair), tags.iter().rev().copied().collect::<Vec<_>>());
-            assert_eq!(drain(&mut pair), [], "an old entry with the old phase is no completion");
+            assert_eq!(drain(&mut pair), [0_u32; 0], "an old entry with the old phase is no completion");
             tag += batch;
         }
     }
@@ -118,7 +118,7 @@ fn doorbells_are_rung_once_per_batch_and_never_unchanged() {
     device.fetch_all();
     pair.commit();
     assert_eq!(device.rung(SQ_DOORBELL), None);
-    assert_eq!(drain(&mut pair), []);
+    assert_eq!(drain(&mut pair), [0_u32; 0]);
     assert_eq!(device.rung(CQ_DOORBELL), None);
     device.complete_all(&cids);
     assert_eq!(pair.process(0, |_, _, _| panic!("none was asked for")), Ok(0));
@@ -128,7 +128,7 @@ fn doorbells_are_rung_once_per_batch_and_never_unchanged() {
     assert_eq!(device.rung(CQ_DOORBELL), Some(2));
     assert_eq!(drain(&mut pair), [2]);
     assert_eq!(device.rung(CQ_DOORBELL), Some(3));
-    assert_eq!(drain(&mut pair), []);
+    assert_eq!(drain(&mut pair), [0_u32; 0]);
     assert_eq!(device.rung(CQ_DOORBELL), None);
 }
 
@@ -253,7 +253,7 @@ fn a_reset_pair_is_as_new() {
     pair.reset();
     let before = dma.bytes_allocated();
     let mut device = Device::new(device.memory, device.doorbells, &pair);
-    assert_eq!(drain(&mut pair), [], "old completions are gone");
+    assert_eq!(drain(&mut pair), [0_u32; 0], "old completions are gone");
     for tag in 0..20 {
         let cid = submit(&mut pair, tag);
         pair.commit();
