@@ -3,7 +3,7 @@
 
 use super::namespace::Namespace;
 use super::options::CtrlrOptions;
-use super::qpair_slot::{QpairSlot, SlotState};
+use super::qpair_slot::QpairSlot;
 use super::state::{CtrlrState, Failure, StateCell};
 use super::statistics::Statistics;
 use crate::dma::DmaSpace;
@@ -109,9 +109,7 @@ impl Hub {
         let io_queues = self.limits.load().as_ref().map_or(0, |limits| usize::from(limits.io_queues));
         // The first one is the external queue pair's, which is not handed out.
         let mine = self.slots().iter().take(io_queues).skip(1);
-        mine.inspect(|slot| slot.sweep())
-            .find(|slot| slot.change(SlotState::Free, SlotState::Claimed))
-            .cloned()
+        mine.inspect(|slot| slot.sweep()).find(|slot| slot.claim()).cloned()
     }
 
     /// The controller has failed: the poller will stop it.

@@ -177,6 +177,17 @@ impl QpairSlot {
         matches!(from, Some(SlotState::Connected | SlotState::Quiescing | SlotState::Creating))
     }
 
+    /// Takes a free slot.
+    pub(crate) fn claim(&self) -> bool {
+        let is_mine = self.change(SlotState::Free, SlotState::Claimed);
+        if is_mine {
+            // What the last owner left must not be found in the place of what this one leaves. The slot was Free: no device writes there.
+            let left = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
+            give_up(left);
+        }
+        is_mine
+    }
+
     /// Leaves what the device may still write to behind, to be dropped by [`QpairSlot::sweep`].
     fn leave_behind(&self, queues: Box<Pair<u64>>) {
         *self.left_behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(queues);
@@ -184,13 +195,25 @@ impl QpairSlot {
 
     /// Drops what was left behind. For control threads, once the slot is Free or Gone.
     pub(crate) fn sweep(&self) {
-        if matches!(self.state(), SlotState::Free | SlotState::Gone) {
-            let left = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(mut pair) = left {
-                // Nothing of the device's can reach it any more, so its requests' buffers may be used again.
-                pair.abort_all(|_, data| drop(data));
-            }
+        if !matches!(self.state(), SlotState::Free | SlotState::Gone) {
+            return;
         }
+        let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        // Once more, under the lock: a whole life of another owner may have passed since the first look, and the queues that it left may still be
+        // written to. Whatever lies here was put here under the lock, before the slot was released; so the state is no older than that.
+        let left = match self.state() {
+            SlotState::Free | SlotState::Gone => left_behind.take(),
+            _ => None,
+        };
+        drop(left_behind);
+        give_up(left);
+    }
+}
+
+/// Drops queues that no device can reach any more, so that their requests' buffers may be used again.
+fn give_up(queues: Option<Box<Pair<u64>>>) {
+    if let Some(mut pair) = queues {
+        pair.abort_all(|_, data| drop(data));
     }
 }
 
