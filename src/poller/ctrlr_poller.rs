@@ -67,8 +67,6 @@ impl<S: Scheme> Poller<S> {
             return Err(PollerError::AlreadyPolled { name });
         };
         shared.hub.reader.sit_down(name);
-        // The first poll takes the cold path, where it goes online.
-        shared.hub.attention.raise(crate::ring::Attention::PUBLISHED);
         Ok(Self { hub: Arc::clone(&shared.hub), ctrlr: ctrlr.clone(), seated: Some(seated) })
     }
 

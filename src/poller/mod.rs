@@ -7,6 +7,8 @@ mod ctrlr_poller;
 mod group;
 mod pin;
 mod qpair;
+#[cfg(test)]
+mod tests;
 
 pub use ctrlr_poller::{PollError, Poller, PollerError};
 pub use group::PollGroup;

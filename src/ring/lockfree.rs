@@ -46,6 +46,8 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 
     fn new(attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let (publisher, reader) = published();
+        // While the reader is offline the bit is raised, so that its next poll takes the cold path, where it goes online.
+        attention.raise(Attention::PUBLISHED);
         let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention) };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
