@@ -12,16 +12,13 @@ use crate::spec::command::Command;
 use crate::spec::status::Status;
 use std::sync::Arc;
 
-/// Admin queue entries that queue requests leave free, for events and the driver's other commands.
-const RESERVED_ENTRIES: usize = 4;
-
 impl Core {
     /// Looks at all slots and starts what they ask for. During a reset that waits until its end.
     pub(super) fn serve_slots(&mut self) {
         if matches!(self.phase, Phase::Running) {
             let hub = Arc::clone(&self.hub);
             for slot in hub.slots() {
-                if self.admin.outstanding() + RESERVED_ENTRIES > self.admin.capacity() {
+                if !self.has_spare_entry() {
                     // Again with the next poll; there will be room.
                     hub.attention.raise(attention::QPAIR);
                     break;

@@ -59,7 +59,7 @@ impl Purpose {
     }
 }
 
-/// A message that waits for room in its queue.
+/// A message on its way to a queue, or held until there is room in it and no reset is in progress.
 struct Held {
     is_admin: bool,
     command: Command,
@@ -83,7 +83,7 @@ pub(crate) struct Core {
     /// Messages' I/O commands. `None` when the controller has no I/O queues.
     pub(super) external: Option<Pair<Responder>>,
     pub(super) phase: Phase,
-    /// Messages that wait for room in their queue; while there are any, none is taken from the ring.
+    /// Messages that wait for room in their queue, or for the end of a reset; while there are any, none is taken from the ring.
     held: VecDeque<Held>,
     /// Completions of the driver's own commands, between the queue and their handling. Empty between polls.
     finished: Vec<(Purpose, Completion, Option<DmaSlice>)>,
@@ -153,11 +153,15 @@ impl Core {
         }
         match message {
             Message::Admin { command, data } => match passthru::check_admin(&command) {
-                Ok(()) => self.start_message(true, command, data.map(|data| *data), responder),
+                Ok(()) => {
+                    let data = data.map(|data| *data);
+                    self.start_message(Held { is_admin: true, command, data, responder });
+                }
                 Err(refusal) => responder.deliver(Outcome::Completed(Reply::Refused(refusal))),
             },
             Message::Io { command, data } => {
-                self.start_message(false, command, data.map(|data| *data), responder);
+                let data = data.map(|data| *data);
+                self.start_message(Held { is_admin: false, command, data, responder });
             }
             Message::Rescan => {
                 self.rescan_waiters.push(responder);
@@ -181,14 +185,19 @@ impl Core {
         });
     }
 
-    /// Submits a message's command, or holds it until there is room.
-    fn start_message(
-        &mut self,
-        is_admin: bool,
-        command: Command,
-        data: Option<DmaSlice>,
-        responder: Responder,
-    ) {
+    fn start_message(&mut self, message: Held) {
+        if let Some(message) = self.try_start(message) {
+            self.held.push_back(message);
+        }
+    }
+
+    /// Submits a message's command, or answers that it cannot be. Gives it back when it has to wait: for room, or, during a reset, until the queues exist
+    /// again (a doorbell that is rung before is lost, and the command with it).
+    fn try_start(&mut self, message: Held) -> Option<Held> {
+        if !matches!(self.phase, Phase::Running) || message.is_admin && !self.has_room_beside_driver() {
+            return Some(message);
+        }
+        let Held { is_admin, command, data, responder } = message;
         let rejected = if is_admin {
             self.admin.submit(command, data, Owner::Message(responder)).err().map(|rejected| {
                 let Owner::Message(responder) = rejected.request else {
@@ -200,12 +209,13 @@ impl Core {
             let result = external.submit(command, data, responder);
             result.err().map(|rejected| (rejected.reason, rejected.data, rejected.request))
         } else {
-            return responder.deliver(Outcome::Completed(Reply::Refused(Refusal::NoIoQueue)));
+            responder.deliver(Outcome::Completed(Reply::Refused(Refusal::NoIoQueue)));
+            return None;
         };
         match rejected {
             None => {}
             Some((RejectReason::QueueFull, data, responder)) => {
-                self.held.push_back(Held { is_admin, command, data, responder });
+                return Some(Held { is_admin, command, data, responder });
             }
             Some((RejectReason::TooLarge { limit, .. }, _, responder)) => {
                 let refusal = Refusal::TooLarge { limit_bytes: limit };
@@ -215,9 +225,33 @@ impl Core {
                 responder.deliver(Outcome::Completed(Reply::Refused(Refusal::BadData)));
             }
         }
+        None
     }
 
-    /// Submits a command of the driver's own. There is room by construction: messages leave the driver's share of the queue free.
+    /// Submits what was held, first come, first served, as far as there is room.
+    fn submit_held(&mut self) {
+        while let Some(message) = self.held.pop_front() {
+            if let Some(message) = self.try_start(message) {
+                self.held.push_front(message);
+                return;
+            }
+        }
+    }
+
+    /// Whether the admin queue has an entry that the driver does not need. Its share: every event request, the reading of a log, a rescan. What
+    /// is in flight of these has its entry already, and hands it on to what follows it.
+    pub(super) fn has_spare_entry(&self) -> bool {
+        let share = self.events.entries_needed() + usize::from(self.rescan.is_none());
+        self.admin.capacity() - self.admin.outstanding() > share
+    }
+
+    /// Whether there is room for an admin message. Queue pairs that wait for theirs come first, or a steady stream of messages would keep them out.
+    fn has_room_beside_driver(&self) -> bool {
+        self.hub.attention.bits() & attention::QPAIR == 0 && self.has_spare_entry()
+    }
+
+    /// Submits a command of the driver's own. There is room by construction: messages and queue pairs leave the driver's share of the queue free
+    /// ([`Core::has_spare_entry`]).
     pub(super) fn start_driver(
         &mut self,
         purpose: Purpose,
@@ -273,15 +307,7 @@ impl Core {
             }
             self.finished = finished;
         }
-        while let Some(held) = self.held.pop_front() {
-            let count = self.held.len();
-            self.start_message(held.is_admin, held.command, held.data, held.responder);
-            if self.held.len() > count {
-                // Still no room: it went to the back; bring it to the front again, first come, first served.
-                self.held.rotate_right(1);
-                break;
-            }
-        }
+        self.submit_held();
         self.commit();
         self.hub.waiters.bell().ring();
     }
@@ -357,6 +383,8 @@ impl Core {
             self.serve_slots();
         }
         self.advance(now);
+        // What was held for the queue pairs' sake has nothing in flight to wait for.
+        self.submit_held();
         self.commit();
     }
 
@@ -424,6 +452,7 @@ impl Core {
         }
         self.arm_events();
         self.serve_slots();
+        self.submit_held();
         self.hub.waiters.bell().ring();
     }
 

@@ -44,6 +44,11 @@ impl Events {
         self.limit = (u32::from(aerl_z) + 1).min(MAX_REQUESTS);
     }
 
+    /// Admin queue entries that event reporting may still ask for: requests up to the limit, and the reading of a log.
+    pub(super) fn entries_needed(&self) -> usize {
+        self.limit.saturating_sub(self.waiting) as usize + usize::from(self.reading.is_none())
+    }
+
     pub(super) fn put_back(&mut self, buffer: DmaBuffer) {
         self.buffer = Some(buffer);
     }

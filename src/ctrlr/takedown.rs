@@ -49,6 +49,8 @@ pub(super) struct Takedown {
     deadline: Instant,
     /// Past it no goodbye is waited for, only the stop itself.
     patience: Option<Instant>,
+    /// I/O queue pairs of whose queues, of the kind that the stage deletes, the deletion waits for room in the admin queue.
+    undeleted: Vec<u16>,
 }
 
 impl Takedown {
@@ -58,13 +60,19 @@ impl Takedown {
         for slot in core.hub.slots() {
             slot.change(SlotState::Connected, SlotState::Quiescing);
         }
-        let mut takedown =
-            Self { why, stage: Stage::ReadyBeforeDisable, started: now, deadline: now, patience: None };
+        let mut takedown = Self {
+            why,
+            stage: Stage::ReadyBeforeDisable,
+            started: now,
+            deadline: now,
+            patience: None,
+            undeleted: Vec::new(),
+        };
         if why == Why::Detach && was_running && check_csts(&*core.hub.transport).is_ok_and(|csts| csts.rdy())
         {
             // Of a slot that is being deleted, the submission queue's deletion is already on its way.
             let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released);
-            delete_queues(core, exists, Command::delete_io_sq, Purpose::DeleteSq);
+            takedown.undeleted = qids(core, exists);
             takedown.enter(Stage::DeleteSqs, now, DELETION_TIMEOUT);
         } else {
             takedown.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
@@ -102,17 +110,10 @@ impl Takedown {
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
         match self.stage {
-            Stage::DeleteSqs if core.queue_commands == 0 || is_late => {
-                let exists =
-                    |state| matches!(state, SlotState::Quiescing | SlotState::Released | SlotState::Deleting);
-                delete_queues(core, exists, Command::delete_io_cq, Purpose::DeleteCq);
-                self.enter(Stage::DeleteCqs, now, DELETION_TIMEOUT);
-            }
-            Stage::DeleteCqs if core.queue_commands == 0 || is_late => {
-                let cc = read_cc(&*core.hub.transport);
-                write_cc(&*core.hub.transport, cc.with_shn(SHN_NORMAL));
-                self.enter(Stage::Shutdown, now, shutdown_timeout(&core.hub));
-            }
+            // With submission queues left, completion queues cannot be deleted: the shutdown goes on without.
+            Stage::DeleteSqs | Stage::DeleteCqs if is_late => self.notify_shutdown(core, now),
+            Stage::DeleteSqs => self.delete_sqs(core, now),
+            Stage::DeleteCqs => self.delete_cqs(core, now),
             Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => {
                 self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
             }
@@ -133,6 +134,42 @@ impl Takedown {
             _ => {}
         }
         None
+    }
+
+    fn delete_sqs(&mut self, core: &mut Core, now: Instant) {
+        if self.has_deleted(core, Command::delete_io_sq, Purpose::DeleteSq) {
+            let exists =
+                |state| matches!(state, SlotState::Quiescing | SlotState::Released | SlotState::Deleting);
+            self.undeleted = qids(core, exists);
+            self.enter(Stage::DeleteCqs, now, DELETION_TIMEOUT);
+        }
+    }
+
+    fn delete_cqs(&mut self, core: &mut Core, now: Instant) {
+        if self.has_deleted(core, Command::delete_io_cq, Purpose::DeleteCq) {
+            self.notify_shutdown(core, now);
+        }
+    }
+
+    /// Goes on with the deletion of one half of the I/O queue pairs, as far as there is room; true when all are answered.
+    fn has_deleted(
+        &mut self,
+        core: &mut Core,
+        command: fn(u16) -> Command,
+        purpose: fn(u16) -> Purpose,
+    ) -> bool {
+        while !core.admin.is_full()
+            && let Some(qid) = self.undeleted.pop()
+        {
+            core.start_driver(purpose(qid), command(qid), None);
+        }
+        self.undeleted.is_empty() && core.queue_commands == 0
+    }
+
+    fn notify_shutdown(&mut self, core: &Core, now: Instant) {
+        let cc = read_cc(&*core.hub.transport);
+        write_cc(&*core.hub.transport, cc.with_shn(SHN_NORMAL));
+        self.enter(Stage::Shutdown, now, shutdown_timeout(&core.hub));
     }
 
     /// The end: for good, the device also loses the right to reach memory, which a controller that does not stop cannot be trusted with.
@@ -160,22 +197,8 @@ fn shutdown_timeout(hub: &Hub) -> Duration {
 /// No shutdown is given less.
 const READY_MIN: Duration = Duration::from_millis(500);
 
-/// Submits the deletion of one half of every I/O queue pair that the device has.
-fn delete_queues(
-    core: &mut Core,
-    exists: impl Fn(SlotState) -> bool,
-    command: fn(u16) -> Command,
-    purpose: fn(u16) -> Purpose,
-) {
-    let mut qids: Vec<u16> =
-        core.hub.slots().iter().filter(|slot| exists(slot.state())).map(|slot| slot.qid()).collect();
-    if core.external.is_some() {
-        qids.push(EXTERNAL_QID);
-    }
-    for qid in qids {
-        // What finds no room is deleted by the reset of the controller that follows anyway.
-        if core.admin.is_full() || !core.start_driver(purpose(qid), command(qid), None) {
-            break;
-        }
-    }
+/// The I/O queue pairs that the device has: those whose slots are in such a state, and the external one.
+fn qids(core: &Core, exists: impl Fn(SlotState) -> bool) -> Vec<u16> {
+    let slots = core.hub.slots().iter().filter(|slot| exists(slot.state())).map(|slot| slot.qid());
+    slots.chain(core.external.as_ref().map(|_| EXTERNAL_QID)).collect()
 }

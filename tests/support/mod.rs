@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its own part, and none exports any")]
 
 use slipring::ctrlr::{Ctrlr, CtrlrOptions};
-use slipring::emulated::{self, Config, DeviceThread, EmulatedTransport};
+use slipring::emulated::{self, Config, Device, DeviceThread, EmulatedTransport};
 use slipring::poller::{PollError, Poller};
 use slipring::ring::{LockFree, Scheme};
 use std::sync::Arc;
@@ -76,5 +76,67 @@ impl<S: Scheme> PollThread<S> {
         // Relaxed: as above.
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("the polling thread did not panic")
+    }
+}
+
+/// Waits until `ready`, at most until the deadline.
+pub fn wait_until(what: &str, mut ready: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !ready() {
+        assert!(started.elapsed() < DEADLINE, "waited too long until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// An attached controller whose device this thread steps.
+pub struct Stepped<S: Scheme = LockFree> {
+    pub ctrlr: Ctrlr<S>,
+    pub transport: Arc<EmulatedTransport>,
+    pub device: Device,
+}
+
+impl<S: Scheme> Stepped<S> {
+    /// The most steps that a test takes to get anywhere.
+    pub const STEPS: usize = 100_000;
+
+    pub fn attach(config: Config, options: CtrlrOptions) -> Self {
+        let (transport, mut device) = emulated::new(config).expect("a valid configuration");
+        let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("attach begins");
+        for _ in 0..Self::STEPS {
+            if let Some(ctrlr) = attach.step(Instant::now()).expect("attach") {
+                return Self { ctrlr, transport, device };
+            }
+            device.step();
+        }
+        panic!("not attached after {} steps", Self::STEPS);
+    }
+
+    pub fn poller(&self) -> Poller<S> {
+        Poller::new(&self.ctrlr, "stepped").expect("the seat is free")
+    }
+
+    /// Polls and steps until `ready`.
+    pub fn run(&mut self, poller: &mut Poller<S>, what: &str, mut ready: impl FnMut() -> bool) {
+        for _ in 0..Self::STEPS {
+            if ready() {
+                return;
+            }
+            poller.poll(Instant::now()).expect("the controller is well");
+            self.device.step();
+        }
+        panic!("not after {} steps: {what}", Self::STEPS);
+    }
+
+    /// Detaches, and checks that the driver broke no rule on the way.
+    pub fn finish(mut self) {
+        let mut detach = self.ctrlr.begin_detach(DEADLINE).expect("detach begins");
+        for _ in 0..Self::STEPS {
+            if detach.step(Instant::now()) {
+                assert_eq!(self.transport.violations(), Vec::<String>::new(), "rules that the driver broke");
+                return;
+            }
+            self.device.step();
+        }
+        panic!("not detached after {} steps", Self::STEPS);
     }
 }
