@@ -10,7 +10,7 @@ use super::config::Config;
 use super::violations::Violations;
 use crate::spec::registers::{self, Cap, Cc, Crto, Csts};
 
-/// Bit of `Registers::control` that is set once the transport is closed.
+/// Bit of `Registers::control` that is set once the transport is closed, or the device removed.
 const CLOSED: u64 = 1 << 63;
 
 /// VS of the first version with CRTO and CC.CSS other than 0.

@@ -76,6 +76,14 @@ impl EmulatedTransport {
         let _ = self.health.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with);
     }
 
+    /// Pulls the device out, without a word: registers read as all ones, and when this returns the device is no longer in
+    /// the host's memory and never will be.
+    pub fn remove(&self) {
+        tracing::info!(address = self.address, "the device was pulled out");
+        self.registers.close();
+        self.iommu.set_bus_master(false);
+    }
+
     fn gone(&self) -> TransportError {
         TransportError::Gone { address: self.address() }
     }

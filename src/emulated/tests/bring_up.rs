@@ -332,3 +332,18 @@ fn an_old_controller_has_fewer_choices() {
     host.fails(0, Command::identify(Cns::NS_DESCRIPTORS, 1, 0), Status::INVALID_FIELD);
     host.admin_data(Command::identify(Cns::NS, 1, 0));
 }
+
+#[test]
+fn a_device_that_was_pulled_out_is_gone_without_a_complaint() {
+    let mut host = Host::ready(small());
+    host.create_pair(1, 4);
+    let read = host.with_data(Command::read(1, 0, 1));
+    host.push(1, read);
+    host.transport.remove();
+    host.ring(1);
+    assert!(host.peek(1).is_none());
+    assert!(host.transport.is_gone() && host.device.is_closed());
+    assert_eq!(host.transport.read_u32(registers::CSTS), u32::MAX);
+    host.transport.close();
+    assert!(host.violations().is_empty());
+}

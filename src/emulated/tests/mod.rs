@@ -6,6 +6,7 @@ mod admin;
 mod bring_up;
 mod events;
 mod features;
+mod hostile;
 mod identify;
 mod image;
 mod io;
