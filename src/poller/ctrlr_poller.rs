@@ -1,7 +1,8 @@
 //! The controller's poller: admin completions, the message ring, the external queue pair, timers, and the cold path to everything else.
 #![forbid(unsafe_code)]
 
-use super::qpair::{QpairError, QpairOptions, QueuePair};
+use super::io::{QpairError, QpairOptions};
+use super::qpair::QueuePair;
 use crate::ctrlr::{
     AdminCall, CallError, Ctrlr, CtrlrState, DetachError, Envelope, Failure, Hub, Message, Pause,
     PendingCall, Reply, Seated, attention,

@@ -1,7 +1,8 @@
 //! Poll groups: many queue pairs, of one controller or several, polled by one thread.
 #![forbid(unsafe_code)]
 
-use super::qpair::{IoCompletion, QpairError, QueuePair};
+use super::io::{IoCompletion, QpairError};
+use super::qpair::QueuePair;
 
 /// Queue pairs that one thread polls in turn.
 #[derive(Debug, Default)]

@@ -3,8 +3,10 @@
 //! Thread rules are types: a [`Poller`] and a [`QueuePair`] have one owner each (`&mut`) and may move between threads.
 #![forbid(unsafe_code)]
 
+mod commands;
 mod ctrlr_poller;
 mod group;
+mod io;
 mod pin;
 mod qpair;
 #[cfg(test)]
@@ -12,7 +14,6 @@ mod tests;
 
 pub use ctrlr_poller::{PollError, Poller, PollerError};
 pub use group::PollGroup;
+pub use io::{IoCompletion, QpairError, QpairOptions, QpairStatistics, SubmitError, SubmitReason};
 pub use pin::{PinError, core_ids, pin_to_core};
-pub use qpair::{
-    IoCompletion, QpairError, QpairOptions, QpairStatistics, QueuePair, SubmitError, SubmitReason,
-};
+pub use qpair::QueuePair;

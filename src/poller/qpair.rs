@@ -1,165 +1,22 @@
 //! Queue pairs: I/O by one owner at a time, with user tokens, batched doorbells, and every request back exactly once.
 #![forbid(unsafe_code)]
 
-use super::ctrlr_poller::PollError;
+use super::io::{IoCompletion, QpairError, QpairOptions, QpairStatistics, SubmitError, SubmitReason};
 use crate::ctrlr::{
-    Ctrlr, Failure, Hub, Limits, Namespace, Pause, Producer, QpairSlot, QueueMemory, Refusal, Reply,
-    SendErrorReason, SlotState, attention, io_pair,
+    Ctrlr, Failure, Hub, Limits, Pause, Producer, QpairSlot, QueueMemory, Refusal, Reply, SlotState,
+    attention, io_pair,
 };
-use crate::dma::{DmaError, DmaSlice};
+use crate::dma::{DmaBuffer, DmaError, DmaSlice};
 use crate::queue::{Pair, RejectReason};
 use crate::ring::inside::InsidePoll;
 use crate::ring::{AbortReason, Aborted, Outcome, Pending, Scheme};
-use crate::spec::command::{Command, DsmRange};
+use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use zerocopy::IntoBytes;
-
-/// Options of one queue pair.
-#[derive(Clone, Debug)]
-pub struct QpairOptions {
-    /// Entries of its queues: 2 to 65,536, and no more than [`Limits::max_queue_entries`]. One less may be in flight.
-    pub entries: u32,
-}
-
-impl Default for QpairOptions {
-    /// 256 entries.
-    fn default() -> Self {
-        Self { entries: 256 }
-    }
-}
-
-/// Why there is no queue pair, or why it cannot go on.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum QpairError {
-    /// The number of entries is out of range.
-    #[error("{entries} queue entries: this controller takes 2 to {limit}")]
-    Entries {
-        /// What was asked for.
-        entries: u32,
-        /// The most that the controller takes.
-        limit: u32,
-    },
-    /// All of the controller's I/O queue pairs are in use.
-    #[error(
-        "all {io_queues} I/O queue pairs that the controller granted are in use, one of them for messages; drop one first"
-    )]
-    NoneFree {
-        /// How many there are.
-        io_queues: u16,
-    },
-    /// No memory, or the transport failed.
-    #[error("{0}")]
-    Host(String),
-    /// The device refused to create the queues.
-    #[error("the controller refused the queues: {0}")]
-    Refused(Status),
-    /// The request was not accepted.
-    #[error("the request was not sent: {0}")]
-    NotSent(SendErrorReason),
-    /// The request was aborted.
-    #[error("the request was {0}")]
-    Aborted(Aborted),
-    /// Not connected within the deadline.
-    #[error("not connected within the deadline; is the controller being polled?")]
-    Deadline,
-    /// Waiting from inside a message or completion would wait for the poller that runs it.
-    #[error("waiting from inside a message or completion would wait for the poller that runs it")]
-    InsidePoll,
-    /// The controller is detached or has failed; all requests have been given back.
-    #[error("the controller is {}", if let Some(failure) = .0 { format!("failed: {failure}") } else { "detached".to_owned() })]
-    Gone(Option<Failure>),
-    /// The device broke the queue protocol; the controller is being stopped, and requests come back when it has.
-    #[error("the controller broke the queue protocol: {0}")]
-    Protocol(String),
-}
-
-impl From<PollError> for QpairError {
-    fn from(error: PollError) -> Self {
-        match error {
-            PollError::Detached => Self::Gone(None),
-            PollError::Failed(failure) => Self::Gone(Some(failure)),
-        }
-    }
-}
-
-/// A request that was not submitted, with its data.
-#[derive(Debug, thiserror::Error)]
-#[error("the request was not submitted: {reason}")]
-pub struct SubmitError {
-    /// Why.
-    pub reason: SubmitReason,
-    /// What it would have transferred.
-    pub data: Option<DmaSlice>,
-}
-
-/// Why a request was not submitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubmitReason {
-    /// The queue is full: poll, and submit again.
-    #[error("the queue is full; poll, then submit again")]
-    QueueFull,
-    /// The transfer is longer than the controller takes.
-    #[error("the transfer is longer than the controller's limit of {limit_bytes} bytes; split it")]
-    TooLarge {
-        /// The limit (MDTS).
-        limit_bytes: usize,
-    },
-    /// The data do not suit the command.
-    #[error("the data do not suit the command: {why}")]
-    BadData {
-        /// What is wrong.
-        why: &'static str,
-    },
-    /// The block range is empty, too long for one command, or past the end of the namespace.
-    #[error("the block range is empty, longer than 65536 blocks, or past the end of the namespace")]
-    Range,
-    /// The controller is being reset, or the queues are being created: poll until it is connected again.
-    #[error(
-        "not connected now (a reset is in progress, or the queues are being created); poll, then submit again"
-    )]
-    NotConnected,
-    /// The controller is detached or has failed.
-    #[error("the controller is detached or has failed")]
-    Gone,
-}
-
-/// What became of one request.
-#[derive(Debug)]
-pub struct IoCompletion {
-    /// The token that it was submitted with.
-    pub token: u64,
-    /// The device's answer (whose status may be an error), or why there is none.
-    pub outcome: Outcome<Completion>,
-    /// What it transferred, back.
-    pub data: Option<DmaSlice>,
-}
-
-impl IoCompletion {
-    /// Whether the device answered with success.
-    pub fn is_success(&self) -> bool {
-        matches!(&self.outcome, Outcome::Completed(completion) if completion.status().is_success())
-    }
-}
-
-/// Counters of one queue pair; plain fields of its owner.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QpairStatistics {
-    /// Requests submitted.
-    pub submitted: u64,
-    /// Requests that the device answered.
-    pub completed: u64,
-    /// Requests that were given back without an answer.
-    pub aborted: u64,
-    /// Times that it was connected again after a reset.
-    pub reconnects: u64,
-}
 
 /// One I/O queue pair. One owner at a time; may move between threads. Polled by its owner, independently of the controller's poller.
 ///
@@ -241,6 +98,11 @@ impl QueuePair {
         let pair = Box::new(pair.map_err(|failure| QpairError::Host(failure.to_string()))?);
         slot.want(memory_of(&pair));
         Ok(pair)
+    }
+
+    /// DMA memory of the controller, zeroed. See [`crate::dma::DmaSpace::allocate`].
+    pub fn allocate(&self, len: usize) -> Result<DmaBuffer, DmaError> {
+        self.hub.dma.allocate(len)
     }
 
     /// The queue's identifier.
@@ -422,106 +284,6 @@ impl QueuePair {
         }
     }
 
-    /// Reads `data.len()` bytes from block `lba` of `namespace` on.
-    #[inline]
-    pub fn read(
-        &mut self,
-        namespace: &Namespace,
-        lba: u64,
-        data: DmaSlice,
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        self.transfer(Command::read, namespace, lba, data, token)
-    }
-
-    /// Writes `data` to block `lba` of `namespace` on.
-    #[inline]
-    pub fn write(
-        &mut self,
-        namespace: &Namespace,
-        lba: u64,
-        data: DmaSlice,
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        self.transfer(Command::write, namespace, lba, data, token)
-    }
-
-    /// Compares `data` with block `lba` of `namespace` on; a difference is status [`Status::COMPARE_FAILURE`].
-    #[inline]
-    pub fn compare(
-        &mut self,
-        namespace: &Namespace,
-        lba: u64,
-        data: DmaSlice,
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        self.transfer(Command::compare, namespace, lba, data, token)
-    }
-
-    #[inline(always)]
-    fn transfer(
-        &mut self,
-        command: fn(u32, u64, u32) -> Command,
-        namespace: &Namespace,
-        lba: u64,
-        data: DmaSlice,
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        let block_bytes = namespace.block_bytes as usize;
-        let blocks = data.len() >> block_bytes.trailing_zeros();
-        if namespace.unsupported.is_some() || data.len() & (block_bytes - 1) != 0 {
-            let why = "its length is no multiple of the block size, or the namespace is not supported";
-            return Err(SubmitError { reason: SubmitReason::BadData { why }, data: Some(data) });
-        }
-        if !in_range(namespace, lba, blocks as u64) {
-            return Err(SubmitError { reason: SubmitReason::Range, data: Some(data) });
-        }
-        self.submit(command(namespace.nsid, lba, blocks as u32), Some(data), token)
-    }
-
-    /// Makes what was written durable.
-    pub fn flush(&mut self, namespace: &Namespace, token: u64) -> Result<(), SubmitError> {
-        self.submit(Command::flush(namespace.nsid), None, token)
-    }
-
-    /// Writes zeroes to `blocks` (1 to 65,536) blocks, deallocating them if asked to.
-    pub fn write_zeroes(
-        &mut self,
-        namespace: &Namespace,
-        lba: u64,
-        blocks: u32,
-        deallocate: bool,
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        if !in_range(namespace, lba, blocks.into()) {
-            return Err(SubmitError { reason: SubmitReason::Range, data: None });
-        }
-        self.submit(Command::write_zeroes(namespace.nsid, lba, blocks, deallocate), None, token)
-    }
-
-    /// Says that the data of `ranges` (1 to 256; first block and number of blocks) are no longer needed.
-    pub fn deallocate(
-        &mut self,
-        namespace: &Namespace,
-        ranges: &[(u64, u32)],
-        token: u64,
-    ) -> Result<(), SubmitError> {
-        if ranges.is_empty() || ranges.len() > 256 {
-            let why = "1 to 256 ranges fit one command";
-            return Err(SubmitError { reason: SubmitReason::BadData { why }, data: None });
-        }
-        let buffer = self.hub.dma.allocate(size_of_val(ranges)).map_err(|_: DmaError| SubmitError {
-            reason: SubmitReason::BadData { why: "there is no DMA memory for its list" },
-            data: None,
-        })?;
-        for (index, (slba, nlb)) in ranges.iter().enumerate() {
-            let range = DsmRange { cattr: 0, nlb: *nlb, slba: *slba };
-            buffer.write_at(index * size_of::<DsmRange>(), range.as_bytes());
-        }
-        let command = Command::dataset_management(namespace.nsid, ranges.len() as u32, true);
-        self.submit(command, Some(buffer.into()), token)
-    }
-
     /// Polls until nothing is in flight, at most for `timeout`; returns whether that came true.
     pub fn drain(
         &mut self,
@@ -536,12 +298,6 @@ impl QueuePair {
         }
         Ok(true)
     }
-}
-
-/// Whether `blocks` (1 to 65,536) blocks from `lba` on lie inside.
-#[inline(always)]
-fn in_range(namespace: &Namespace, lba: u64, blocks: u64) -> bool {
-    blocks.wrapping_sub(1) < 65_536 && lba.checked_add(blocks).is_some_and(|end| end <= namespace.size_blocks)
 }
 
 fn memory_of(pair: &Pair<u64>) -> QueueMemory {
