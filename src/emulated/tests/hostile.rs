@@ -55,7 +55,7 @@ impl Random {
 
     fn command(&mut self, host: &Host) -> Command {
         let mut bytes = [0; 64];
-        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
+        bytes.fill_with(|| self.next() as u8);
         let opcodes = [0, 1, 2, 4, 5, 6, 8, 9, 0xa, 0xc, 0x15, 0x80];
         let any = Command::read_from_bytes(&bytes).expect("64 bytes");
         Command {
@@ -81,10 +81,10 @@ fn disturb(host: &mut Host, random: &mut Random) -> usize {
     match random.of(40) {
         0 if random.of(8) == 0 => host.transport.write_u32(4 * random.of(0x20) as usize, random.edge()),
         1 if random.of(8) == 0 => {
-            host.transport.write_u32(registers::CC, Cc::new().with_en(random.of(2) == 0).into())
+            host.transport.write_u32(registers::CC, Cc::new().with_en(random.of(2) == 0).into());
         }
         2 if random.of(8) == 0 => {
-            host.transport.write_u32(registers::CC, Host::cc().with_shn(random.of(4) as u8).into())
+            host.transport.write_u32(registers::CC, Host::cc().with_shn(random.of(4) as u8).into());
         }
         3 | 4 => host.pair(qid).sq_bell.ring(random.edge()),
         5 | 6 => host.pair(qid).cq_bell.ring(random.edge()),
