@@ -377,7 +377,7 @@ fn a_full_ring_and_a_full_window_give_the_message_back() {
     while seen.len() < 4 {
         poller.poll(Instant::now()).expect("live");
         mailbox.receive(|token, outcome| {
-            seen.push((token, matches!(outcome, Outcome::Completed(Reply::Called(0)))))
+            seen.push((token, matches!(outcome, Outcome::Completed(Reply::Called(0)))));
         });
         assert!(started.elapsed() < DEADLINE);
     }

@@ -125,6 +125,11 @@ fn odd_controllers_are_driven_by_the_rules() {
         config
     };
     exercise("no transfer limit", with(|config| config.mdts = 0), options());
+    let long = CtrlrOptions { max_transfer_bytes: 4 << 20, ..options() };
+    exercise("no transfer limit, and long transfers", with(|config| config.mdts = 0), long.clone());
+    exercise("transfers of 2 MiB", with(|config| config.mdts = 9), long);
+    let short = CtrlrOptions { max_transfer_bytes: 4096, ..options() };
+    exercise("transfers of a page", with(|config| config.mdts = 0), short);
     exercise("transfers of 8 KiB", with(|config| config.mdts = 1), options());
     exercise("queues of two entries", with(|config| config.mqes = 2), options());
     exercise("queues of seven entries", with(|config| config.mqes = 7), options());
@@ -182,6 +187,8 @@ fn options_out_of_range_are_refused_before_the_device_is_touched() {
         ("external_queue_entries is 1", CtrlrOptions { external_queue_entries: 1, ..good() }),
         ("io_queues is 0", CtrlrOptions { io_queues: 0, ..good() }),
         ("io_queues is 1025", CtrlrOptions { io_queues: 1025, ..good() }),
+        ("max_transfer_bytes is 4095", CtrlrOptions { max_transfer_bytes: 4095, ..good() }),
+        ("max_transfer_bytes is 33554433", CtrlrOptions { max_transfer_bytes: (32 << 20) + 1, ..good() }),
     ];
     let (transport, _device) = emulated::new(Config::default()).expect("a controller");
     for (words, options) in bad {

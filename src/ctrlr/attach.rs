@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Ctrlr;
-use super::bring_up::{BringUp, MAX_TRANSFER_BYTES, page_bytes};
+use super::bring_up::{BringUp, page_bytes};
 use super::control::{Pause, Shared};
 use super::core::{Core, Phase};
 use super::events::Events;
@@ -133,7 +133,7 @@ fn first_core(transport: Arc<dyn Transport>, options: CtrlrOptions) -> Result<Co
         sq_entries: entries,
         cq_entries: entries,
         page_size,
-        max_transfer_bytes: MAX_TRANSFER_BYTES,
+        max_transfer_bytes: hub.options.max_transfer_bytes,
     };
     let sq = hub.transport.doorbell(sq_tail_doorbell(0, cap.dstrd())).map_err(|error| host(&error))?;
     let cq = hub.transport.doorbell(cq_head_doorbell(0, cap.dstrd())).map_err(|error| host(&error))?;

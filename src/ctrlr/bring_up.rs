@@ -21,8 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerocopy::FromBytes;
 
-/// The longest transfer that the driver makes where the controller sets no limit, or a higher one.
-pub(super) const MAX_TRANSFER_BYTES: usize = 1 << 20;
 /// The page size that the driver prefers (CC.MPS of 0).
 const PREFERRED_PAGE_BYTES: usize = 4096;
 /// CAP.TO and CRTO count in these.
@@ -301,10 +299,11 @@ fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
         return Err(Failure::Unusable(text));
     }
     let smallest_page = PREFERRED_PAGE_BYTES << cap.mpsmin();
+    let wanted_bytes = core.hub.options.max_transfer_bytes;
     let max_transfer_bytes = match identity.mdts {
-        0 => MAX_TRANSFER_BYTES,
-        mdts if mdts < 20 => (smallest_page << mdts).min(MAX_TRANSFER_BYTES),
-        _ => MAX_TRANSFER_BYTES,
+        mdts @ 1..20 => (smallest_page << mdts).min(wanted_bytes),
+        // None, or one that is out of reach.
+        _ => wanted_bytes,
     };
     core.admin.limit_transfer_bytes(max_transfer_bytes);
     core.events.set_limit(identity.aerl);

@@ -39,7 +39,7 @@ pub(crate) mod attention {
 pub struct Limits {
     /// The memory page size in use (CC.MPS), in bytes.
     pub page_bytes: usize,
-    /// The longest transfer of one command, in bytes (MDTS, or the driver's own limit of 1 MiB where there is none).
+    /// The longest transfer of one command, in bytes (MDTS, or [`CtrlrOptions::max_transfer_bytes`] where that is less).
     pub max_transfer_bytes: usize,
     /// The most entries of one I/O queue (MQES).
     pub max_queue_entries: u32,
