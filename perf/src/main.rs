@@ -7,7 +7,9 @@
 mod compare;
 mod device;
 mod error;
+mod identify;
 mod latency;
+mod list;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +29,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Subcommands {
+    /// Says which devices there are, and how they are named
+    List(list::ListArgs),
+    /// Prints what a controller and its namespaces say of themselves
+    Identify(identify::IdentifyArgs),
     /// Measures the publication schemes against each other, doing the same work
     Compare(compare::CompareArgs),
 }
@@ -44,6 +50,8 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let result = match &cli.command {
+        Subcommands::List(args) => list::run(args),
+        Subcommands::Identify(args) => identify::run(args),
         Subcommands::Compare(args) => compare::run(args),
     };
     result.unwrap_or_else(|error| error.report())

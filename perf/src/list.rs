@@ -1,0 +1,107 @@
+//! `slipring list`: which devices there are to name. For now those of this process, which are made when they are named.
+#![forbid(unsafe_code)]
+
+use crate::error::Error;
+use crate::report::{self, table};
+use serde::Serialize;
+use std::process::ExitCode;
+
+/// How to print the list.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  slipring list\n  slipring list --json")]
+pub(crate) struct ListArgs {
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// A key of an emulated device's address.
+#[derive(Debug, Serialize)]
+struct Key {
+    key: &'static str,
+    example: &'static str,
+    default: &'static str,
+    meaning: &'static str,
+}
+
+const fn key(key: &'static str, example: &'static str, default: &'static str, meaning: &'static str) -> Key {
+    Key { key, example, default, meaning }
+}
+
+const KEYS: [Key; 12] = [
+    key("size", "size=1G", "1G", "bytes of each namespace in memory; K, M, G, T are powers of 1024"),
+    key("lba", "lba=4096", "512", "logical block size in bytes: 512 or 4096"),
+    key("namespaces", "namespaces=2", "1", "how many namespaces in memory"),
+    key("image", "image=disk.img", "", "a namespace in a raw image file; once for each, from namespace 1 on"),
+    key("readonly", "readonly", "no", "the images are write protected"),
+    key("mdts", "mdts=5", "9", "largest transfer: a power of two, in units of 4 KiB; 0 is unlimited"),
+    key("queues", "queues=4", "64", "I/O queue pairs"),
+    key("mqes", "mqes=256", "1024", "entries of the largest queue"),
+    key("dstrd", "dstrd=0", "3", "doorbells are 4 << dstrd bytes apart"),
+    key("latency_us", "latency_us=80", "0", "each I/O command takes that long at least"),
+    key("admin_latency_us", "admin_latency_us=80", "0", "each admin command takes that long at least"),
+    key("serial", "serial=A1", "SLIPRING0001", "the serial number"),
+];
+
+/// A kind of device, by how it is named.
+#[derive(Debug, Serialize)]
+struct Kind {
+    address: &'static str,
+    kind: &'static str,
+    description: &'static str,
+    examples: [&'static str; 3],
+    keys: &'static [Key],
+}
+
+const EMULATED: Kind = Kind {
+    address: "emulated",
+    kind: "emulated",
+    description: "an NVMe controller in this process, made anew each time; what is in image files stays",
+    examples: ["emulated", "emulated:size=64M,lba=4096,namespaces=2", "emulated:image=disk.img,lba=4096"],
+    keys: &KEYS,
+};
+
+/// The list as JSON.
+#[derive(Debug, Serialize)]
+struct List {
+    devices: [Kind; 1],
+}
+
+/// Prints the list.
+pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Error> {
+    let text = if args.json { report::to_json(&List { devices: [EMULATED] })? } else { tables() };
+    crate::print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tables() -> String {
+    let devices = table(&["address", "what"], [vec![EMULATED.address.into(), EMULATED.description.into()]]);
+    let rows = KEYS.iter().map(|key| vec![key.example.into(), key.default.into(), key.meaning.into()]);
+    let mut keys = table(&["key", "default", "meaning"], rows);
+    for table_column in keys.column_iter_mut() {
+        table_column.set_cell_alignment(comfy_table::CellAlignment::Left);
+    }
+    let examples = EMULATED.examples.join("\n  ");
+    format!(
+        "{devices}\n\nKeys after \"emulated:\", with commas between them:\n{keys}\n\nExamples:\n  {examples}\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KEYS;
+    use slipring::emulated::{ConfigError, address};
+
+    #[test]
+    fn lists_exactly_the_keys_that_addresses_have() {
+        let Err(ConfigError::UnknownKey { known, .. }) = address::parse("emulated:nothing=1") else {
+            panic!("an unknown key was accepted");
+        };
+        let listed: Vec<_> = KEYS.iter().map(|key| key.key).collect();
+        assert_eq!(listed.join(", "), known);
+        for key in &KEYS {
+            let alone = format!("emulated:{}", key.example);
+            assert_eq!(address::parse(&alone).is_ok(), key.key != "readonly", "{alone}");
+        }
+    }
+}
