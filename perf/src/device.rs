@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
-use slipring::ctrlr::{Ctrlr, CtrlrOptions};
+use slipring::ctrlr::{Ctrlr, CtrlrOptions, Namespace};
 use slipring::emulated::{self, Backing, Config, DeviceThread, EmulatedTransport};
 use slipring::poller::Poller;
 use slipring::ring::{LockFree, Scheme};
@@ -76,6 +76,28 @@ impl Session {
         let ctrlr = device.attach(options)?;
         let poller = Poller::new(&ctrlr, "main").map_err(Error::failed)?;
         Ok(Self { poller, ctrlr, device })
+    }
+
+    /// Namespace `nsid`, or all active ones; each fit for I/O.
+    pub(crate) fn namespaces(&self, nsid: Option<u32>) -> Result<Vec<Namespace>, Error> {
+        let active = self.ctrlr.namespaces();
+        let known = active.iter().map(|namespace| namespace.nsid.to_string()).collect::<Vec<_>>().join(", ");
+        if active.is_empty() {
+            return Err(Error::input("the controller has no active namespace: expected one at least"));
+        }
+        let is_chosen = |namespace: &&Namespace| nsid.is_none_or(|nsid| namespace.nsid == nsid);
+        let chosen: Vec<Namespace> = active.iter().filter(is_chosen).copied().collect();
+        if let (Some(nsid), true) = (nsid, chosen.is_empty()) {
+            return Err(Error::input(format!(
+                "there is no active namespace {nsid}: expected one of {known} (--ns)"
+            )));
+        }
+        for namespace in &chosen {
+            if let Some(why) = namespace.unsupported {
+                return Err(Error::input(format!("namespace {} cannot be used: {why}", namespace.nsid)));
+            }
+        }
+        Ok(chosen)
     }
 
     /// Detaches. A driver's fault that the device noticed on the way is an error.

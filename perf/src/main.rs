@@ -5,11 +5,15 @@
 #![forbid(unsafe_code)]
 
 mod compare;
+mod cores;
 mod device;
 mod error;
 mod identify;
+mod interrupt;
 mod latency;
 mod list;
+mod numbers;
+mod perf;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -33,6 +37,8 @@ enum Subcommands {
     List(list::ListArgs),
     /// Prints what a controller and its namespaces say of themselves
     Identify(identify::IdentifyArgs),
+    /// Does I/O at full speed or at a given rate, and measures it
+    Perf(perf::PerfArgs),
     /// Measures the publication schemes against each other, doing the same work
     Compare(compare::CompareArgs),
 }
@@ -52,6 +58,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Subcommands::List(args) => list::run(args),
         Subcommands::Identify(args) => identify::run(args),
+        Subcommands::Perf(args) => perf::run(args),
         Subcommands::Compare(args) => compare::run(args),
     };
     result.unwrap_or_else(|error| error.report())
