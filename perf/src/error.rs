@@ -10,6 +10,9 @@ pub(crate) const FAILED: u8 = 1;
 /// Exit status when what was asked for cannot be done.
 pub(crate) const BAD_INPUT: u8 = 2;
 
+/// Exit status when the reader of the standard output has left: what a shell gives to a process that SIGPIPE has ended.
+const READER_LEFT: u8 = 141;
+
 /// Why a subcommand did not do what was asked for.
 #[derive(Debug)]
 pub(crate) struct Error {
@@ -28,13 +31,16 @@ impl Error {
         Self { message: message.to_string(), status: FAILED }
     }
 
-    /// The line.
-    pub(crate) fn message(&self) -> &str {
-        &self.message
+    /// The reader of the standard output has left. It knows, so nothing is said.
+    pub(crate) fn reader_left() -> Self {
+        Self { message: String::new(), status: READER_LEFT }
     }
 
     /// Says it, and turns it into the exit status.
     pub(crate) fn report(&self) -> ExitCode {
+        if self.message.is_empty() {
+            return ExitCode::from(self.status);
+        }
         let line = self.message.split_whitespace().collect::<Vec<_>>().join(" ");
         // With no standard error left there is only the status to tell.
         let _ = writeln!(std::io::stderr(), "slipring: {line}");

@@ -52,16 +52,6 @@ impl Histogram {
         self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
-    /// Forgets everything.
-    pub(crate) fn clear(&mut self) {
-        self.0.reset();
-    }
-
-    /// How many latencies were counted.
-    pub(crate) fn count(&self) -> u64 {
-        self.0.len()
-    }
-
     /// The latency that `percent` of all do not exceed; 0 when there are none.
     pub(crate) fn percentile(&self, percent: f64) -> u64 {
         self.0.value_at_percentile(percent)

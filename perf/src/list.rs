@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
-use crate::report::{self, table};
+use crate::report::{self, text_table};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -75,12 +75,10 @@ pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Error> {
 }
 
 fn tables() -> String {
-    let devices = table(&["address", "what"], [vec![EMULATED.address.into(), EMULATED.description.into()]]);
+    let devices =
+        text_table(&["address", "what"], [vec![EMULATED.address.into(), EMULATED.description.into()]]);
     let rows = KEYS.iter().map(|key| vec![key.example.into(), key.default.into(), key.meaning.into()]);
-    let mut keys = table(&["key", "default", "meaning"], rows);
-    for table_column in keys.column_iter_mut() {
-        table_column.set_cell_alignment(comfy_table::CellAlignment::Left);
-    }
+    let keys = text_table(&["key", "default", "meaning"], rows);
     let examples = EMULATED.examples.join("\n  ");
     format!(
         "{devices}\n\nKeys after \"emulated:\", with commas between them:\n{keys}\n\nExamples:\n  {examples}\n"

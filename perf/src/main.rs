@@ -15,6 +15,8 @@ mod list;
 mod numbers;
 mod perf;
 mod report;
+mod stress;
+mod transfer;
 
 use clap::{Parser, Subcommand};
 use error::Error;
@@ -37,10 +39,16 @@ enum Subcommands {
     List(list::ListArgs),
     /// Prints what a controller and its namespaces say of themselves
     Identify(identify::IdentifyArgs),
+    /// Reads blocks into a file or the standard output
+    Read(transfer::TransferArgs),
+    /// Writes blocks from a file or the standard input
+    Write(transfer::TransferArgs),
     /// Does I/O at full speed or at a given rate, and measures it
     Perf(perf::PerfArgs),
     /// Measures the publication schemes against each other, doing the same work
     Compare(compare::CompareArgs),
+    /// Storms: registers, sends, resets, detaches and attaches at once, and counts every message
+    Stress(stress::StressArgs),
 }
 
 fn main() -> ExitCode {
@@ -58,8 +66,11 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Subcommands::List(args) => list::run(args),
         Subcommands::Identify(args) => identify::run(args),
+        Subcommands::Read(args) => transfer::read(args),
+        Subcommands::Write(args) => transfer::write(args),
         Subcommands::Perf(args) => perf::run(args),
         Subcommands::Compare(args) => compare::run(args),
+        Subcommands::Stress(args) => stress::run(args),
     };
     result.unwrap_or_else(|error| error.report())
 }
@@ -84,13 +95,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     Error::input(format!("{line}{} (--help says more)", hint.unwrap_or_default())).report()
 }
 
-/// Writes to the standard output; a reader that has left has read enough.
+/// Writes to the standard output.
 fn print(text: &str) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::input(format!("cannot write to the standard output: {error}")))
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| stdout_error(&error))
+}
+
+/// What it means that the standard output cannot be written to.
+fn stdout_error(error: &std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::reader_left(),
+        _ => {
+            Error::input(format!("cannot write to the standard output: {error}; expected one that takes it"))
         }
-        _ => Ok(()),
     }
 }

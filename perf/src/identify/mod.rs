@@ -5,7 +5,7 @@ mod fields;
 
 use crate::device::Session;
 use crate::error::Error;
-use crate::report::{self, table, thousands};
+use crate::report::{self, text_table, thousands};
 use fields::Fields;
 use serde::Serialize;
 use serde_json::Value;
@@ -101,10 +101,17 @@ fn fields_table(fields: &Fields) -> comfy_table::Table {
         let hex = value.as_u64().map_or(String::new(), |number| format!("{number:#x}"));
         let shown = match value {
             Value::String(text) => text.clone(),
-            Value::Array(list) => list.iter().map(Value::to_string).collect::<Vec<_>>().join("\n"),
+            Value::Array(list) => list.iter().map(entry).collect::<Vec<_>>().join("\n"),
             value => value.to_string(),
         };
         vec![(*name).to_owned(), shown, hex]
     });
-    table(&["field", "value", "hex"], rows)
+    text_table(&["field", "value", "hex"], rows)
+}
+
+/// One entry of a list, on a line; what is zero is left out.
+fn entry(value: &Value) -> String {
+    let Value::Object(fields) = value else { return value.to_string() };
+    let told = fields.iter().filter(|(_, value)| value.as_u64() != Some(0));
+    told.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }

@@ -68,7 +68,7 @@ fn pass(args: &PerfArgs, plan: Plan, workers: &mut [Worker], work: Work) -> Resu
             match builder.spawn_scoped(scope, move || worker.run(work, number, shared)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
-                    shared.fail();
+                    shared.stop();
                     return Err(Error::failed(format!("cannot start a worker's thread: {error}")));
                 }
             }

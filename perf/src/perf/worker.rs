@@ -12,11 +12,11 @@ use crate::latency::{Clock, Histogram};
 use crossbeam_utils::CachePadded;
 use slipring::poller::{Poller, pin_to_core};
 use slipring::ring::LockFree;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
 /// Rounds without a completion after which other threads are let in, and the poller's time is read anew.
-const IDLE_ROUNDS: u32 = 4096;
+const IDLE_ROUNDS: u32 = 1024;
 /// How long I/Os may take to come back at the end.
 const DRAIN_NS: u64 = 60_000_000_000;
 
@@ -33,7 +33,6 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Shared {
     stage: AtomicU8,
-    failed: AtomicBool,
     /// Per worker the I/Os since the run began; each has one writer.
     ios: Vec<CachePadded<AtomicU64>>,
 }
@@ -42,7 +41,7 @@ impl Shared {
     pub(super) fn new(workers: usize) -> Self {
         let stage = AtomicU8::new(Stage::WarmUp as u8);
         let ios = (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect();
-        Self { stage, failed: AtomicBool::new(false), ios }
+        Self { stage, ios }
     }
 
     // All orderings here are relaxed: flags and counts, from which nothing is concluded about other memory.
@@ -65,16 +64,6 @@ impl Shared {
             1 => Stage::Measure,
             _ => Stage::Stop,
         }
-    }
-
-    /// Ends the run early.
-    pub(super) fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-        self.stop();
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
     }
 
     pub(super) fn ios(&self) -> u64 {
@@ -125,7 +114,7 @@ impl Worker {
     pub(super) fn run(&mut self, work: Work, number: usize, shared: &Shared) -> Result<(), Error> {
         let result = self.pin().and_then(|()| self.drive(work, number, shared));
         if result.is_err() || self.tally.found.wrong_blocks > 0 {
-            shared.fail();
+            shared.stop();
         }
         result
     }
@@ -171,7 +160,7 @@ impl Worker {
                 }
             }
             if self.tally.found.wrong_blocks > 0 && stage != Stage::Stop {
-                shared.fail();
+                shared.stop();
             }
         }
     }
