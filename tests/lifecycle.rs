@@ -3,9 +3,10 @@
 mod support;
 
 use slipring::ctrlr::{CtrlrState, Message, Reply, admin};
-use slipring::emulated::{Config, Latency, QueueKind};
+use slipring::emulated::{Config, Latency, NamespaceConfig, QueueKind};
 use slipring::poller::{QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
+use std::time::Instant;
 use support::{DEADLINE, PollThread, Rig};
 
 #[test]
@@ -91,7 +92,7 @@ fn a_reset_gives_requests_back_and_queue_pairs_reconnect() {
     let namespace = rig.ctrlr.namespaces()[0];
     for round in 0..5 {
         rig.ctrlr.reset().expect("asked").wait(DEADLINE).expect("reset");
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while !qpair.is_connected() {
             qpair.poll(8, |_| {}).expect("alive");
             assert!(started.elapsed() < DEADLINE, "connected again");
@@ -138,4 +139,24 @@ fn a_reset_gives_back_no_more_at_a_time_than_the_caller_has_places_for() {
     drop(qpair);
     drop(polling.stop());
     rig.finish();
+}
+
+#[test]
+fn nothing_is_submitted_after_the_goodbye() {
+    // A reading of so many namespaces is a long chain of commands, each of which follows the one before.
+    let namespaces = vec![NamespaceConfig { size_bytes: 4096, ..NamespaceConfig::default() }; 64];
+    for _ in 0..20 {
+        let rig: Rig = Rig::attach(Config { namespaces: namespaces.clone(), ..Config::default() });
+        let mut poller = rig.poller();
+        let producer = rig.ctrlr.register("monitor").expect("registered");
+        let rescans = [(); 2].map(|()| producer.send(Message::Rescan).expect("sent"));
+        while rig.ctrlr.statistics().messages < 2 {
+            poller.poll(Instant::now()).expect("alive");
+        }
+        drop(poller);
+        rig.finish();
+        for rescan in rescans {
+            assert!(rescan.is_ready(), "every message is answered by the end of the detach");
+        }
+    }
 }

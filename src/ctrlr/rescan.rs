@@ -57,6 +57,10 @@ impl Core {
 
     /// Asks for the next list or namespace, or ends.
     fn rescan_on(&mut self) {
+        if matches!(self.phase, Phase::TakingDown(_)) {
+            // It ends with the device's stop.
+            return;
+        }
         let Some(rescan) = &mut self.rescan else { return };
         let command = if let Some(nsid) = rescan.pending.pop() {
             rescan.asked = Some(nsid);
