@@ -6,7 +6,7 @@ use slipring::ctrlr::{CtrlrState, Message, Reply, admin};
 use slipring::emulated::{Config, Latency, NamespaceConfig, QueueKind};
 use slipring::poller::{QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::{DEADLINE, PollThread, Rig};
 
 #[test]
@@ -110,7 +110,7 @@ fn a_reset_gives_requests_back_and_queue_pairs_reconnect() {
 #[test]
 fn a_reset_gives_back_no_more_at_a_time_than_the_caller_has_places_for() {
     let mut config = Config::default();
-    let delay = std::time::Duration::from_secs(3600);
+    let delay = Duration::from_secs(3600);
     config.latencies.push(Latency { queue: QueueKind::Io, opcode: None, delay });
     let rig: Rig = Rig::attach(config);
     let mut poller = rig.poller();
@@ -158,5 +158,27 @@ fn nothing_is_submitted_after_the_goodbye() {
         for rescan in rescans {
             assert!(rescan.is_ready(), "every message is answered by the end of the detach");
         }
+    }
+}
+
+#[test]
+fn a_detach_in_the_middle_of_a_reset_shuts_down_too() {
+    let ready_delay = Duration::from_micros(200);
+    for polls in (0..160).step_by(4) {
+        let rig: Rig = Rig::attach(Config { ready_delay, ..Config::default() });
+        let mut poller = rig.poller();
+        let qpair = poller.queue_pair(&QpairOptions { entries: 8 }).expect("a queue pair");
+        let reset = rig.ctrlr.reset().expect("asked for");
+        for _ in 0..polls {
+            poller.poll(Instant::now()).expect("alive");
+            std::thread::sleep(Duration::from_micros(5));
+        }
+        drop(poller);
+        let ctrlr = rig.ctrlr.clone();
+        // Checks that the device saw no rule broken, as a missing shutdown notification is.
+        rig.finish();
+        assert_eq!(ctrlr.state(), CtrlrState::Detached);
+        assert!(reset.is_over().is_some(), "the reset came to an end, one way or another");
+        drop(qpair);
     }
 }

@@ -324,9 +324,9 @@ impl Core {
         match purpose {
             Purpose::BringUp => {
                 let data = data.map(DmaSlice::into_buffer);
-                if let Phase::BringingUp(mut bring_up) = std::mem::replace(&mut self.phase, Phase::Running) {
+                // The answer may come when the bring-up was given up.
+                if let Phase::BringingUp(bring_up) = &mut self.phase {
                     bring_up.answered(completion, data.as_ref());
-                    self.phase = Phase::BringingUp(bring_up);
                 }
                 self.scratch = self.scratch.take().or(data);
             }

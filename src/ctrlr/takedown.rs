@@ -11,7 +11,7 @@ use super::qpair_slot::SlotState;
 use super::registers::{check_csts, read_cc, write_cc};
 use super::state::Failure;
 use crate::spec::command::Command;
-use crate::spec::registers::CSTS;
+use crate::spec::registers::{CSTS, Csts};
 use std::time::{Duration, Instant};
 
 /// What the take-down is for.
@@ -34,6 +34,8 @@ const DELETION_TIMEOUT: Duration = Duration::from_secs(2);
 enum Stage {
     DeleteSqs,
     DeleteCqs,
+    /// In the middle of bring-up: the notification waits until the controller is ready.
+    ReadyBeforeShutdown,
     Shutdown,
     /// Enabled but not ready: CC.EN must not be cleared before it is.
     ReadyBeforeDisable,
@@ -68,14 +70,16 @@ impl Takedown {
             patience: None,
             undeleted: Vec::new(),
         };
-        if why == Why::Detach && was_running && check_csts(&*core.hub.transport).is_ok_and(|csts| csts.rdy())
-        {
+        if why != Why::Detach {
+            takedown.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
+        } else if was_running && check_csts(&*core.hub.transport).is_ok_and(|csts| csts.rdy()) {
             // Of a slot that is being deleted, the submission queue's deletion is already on its way.
             let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released);
             takedown.undeleted = qids(core, exists);
             takedown.enter(Stage::DeleteSqs, now, DELETION_TIMEOUT);
         } else {
-            takedown.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
+            // During a reset: what was written before it may still be in the controller's cache.
+            takedown.enter(Stage::ReadyBeforeShutdown, now, ready_timeout(&core.hub));
         }
         takedown
     }
@@ -102,10 +106,10 @@ impl Takedown {
         let csts = match check_csts(&*core.hub.transport) {
             Ok(csts) => csts,
             Err(Failure::Fatal { csts }) => {
-                if matches!(self.stage, Stage::DeleteSqs | Stage::DeleteCqs | Stage::Shutdown) {
+                if !matches!(self.stage, Stage::ReadyBeforeDisable | Stage::Disabled) {
                     self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
                 }
-                crate::spec::registers::Csts::from_bits(csts)
+                Csts::from_bits(csts)
             }
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
@@ -114,13 +118,17 @@ impl Takedown {
             Stage::DeleteSqs | Stage::DeleteCqs if is_late => self.notify_shutdown(core, now),
             Stage::DeleteSqs => self.delete_sqs(core, now),
             Stage::DeleteCqs => self.delete_cqs(core, now),
+            Stage::ReadyBeforeShutdown => {
+                if is_late || !is_coming_up(core, csts) {
+                    self.notify_shutdown(core, now);
+                }
+            }
             Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => {
                 self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
             }
             Stage::ReadyBeforeDisable => {
-                let cc = read_cc(&*core.hub.transport);
-                let is_coming_up = cc.en() && !csts.rdy() && !csts.cfs();
-                if !is_coming_up || now >= self.deadline {
+                if now >= self.deadline || !is_coming_up(core, csts) {
+                    let cc = read_cc(&*core.hub.transport);
                     write_cc(&*core.hub.transport, cc.with_en(false));
                     self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
                 }
@@ -184,6 +192,11 @@ impl Takedown {
         }
         stopped
     }
+}
+
+/// Whether the controller was enabled and is not ready yet.
+fn is_coming_up(core: &Core, csts: Csts) -> bool {
+    read_cc(&*core.hub.transport).en() && !csts.rdy() && !csts.cfs()
 }
 
 /// RTD3E, in microseconds, bounded.

@@ -64,7 +64,7 @@ impl Device {
     fn advance(&mut self, cc: Cc) -> bool {
         let next = match self.state {
             State::Disabling(due) if self.now() >= due => {
-                self.set_csts(false, false, if cc.shn() == 0 { 0 } else { SHST_COMPLETE });
+                self.stopped(cc);
                 State::Disabled
             }
             State::Disabled if cc.en() => match self.start(cc) {
@@ -83,7 +83,7 @@ impl Device {
                 if self.transport.registers.csts().shst() == shst {
                     return false;
                 }
-                self.set_csts(false, false, shst);
+                self.stopped(cc);
                 State::Disabled
             }
             State::Enabling(due) if self.now() >= due => {
@@ -92,6 +92,10 @@ impl Device {
                 State::Ready
             }
             State::Ready if cc.shn() != 0 => {
+                // What was rung before the notification is no fault, though it is not looked at any more.
+                for sq in &mut self.sqs {
+                    sq.bell.take(&self.transport.doorbells);
+                }
                 self.set_csts(true, false, SHST_OCCURRING);
                 State::ShuttingDown(self.now() + self.config.shutdown_delay)
             }
@@ -106,6 +110,16 @@ impl Device {
         tracing::debug!(from = ?self.state, to = ?next, "controller state");
         self.state = next;
         true
+    }
+
+    /// Not enabled, and not ready; shut down, if that was asked for, before or now.
+    fn stopped(&self, cc: Cc) {
+        if cc.shn() == 0 {
+            self.set_csts(false, false, 0);
+        } else {
+            self.transport.registers.set_shutdown_due(false);
+            self.set_csts(false, false, SHST_COMPLETE);
+        }
     }
 
     /// Writes out what is cached. An abrupt shutdown does not.
