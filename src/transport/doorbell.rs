@@ -38,6 +38,14 @@ impl Doorbell {
         Ok(Self { register, _mapping: block })
     }
 
+    /// A doorbell at `register`, which `mapping` keeps mapped.
+    ///
+    /// # Safety
+    /// `register` is aligned, and stays mapped as long as `mapping` lives.
+    pub(super) unsafe fn in_mapping(register: NonNull<u32>, mapping: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { register, _mapping: mapping }
+    }
+
     /// Rings: tells the device the new tail or head. Everything that this thread wrote before is visible to a device
     /// that sees the value.
     #[inline]

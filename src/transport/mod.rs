@@ -2,6 +2,7 @@
 //! hot path ever touches. What the registers mean is `spec`'s and `ctrlr`'s business.
 
 mod doorbell;
+pub mod vfio;
 
 #[cfg(test)]
 mod tests;
@@ -53,8 +54,22 @@ pub trait Transport: DmaMap + Debug + 'static {
     /// vectors cannot grow.
     fn enable_interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, TransportError>;
 
+    /// What the system says about the device since the last call: somebody wants it back, or its bus failed. Never waits.
+    fn take_events(&self) -> DeviceEvents {
+        DeviceEvents::default()
+    }
+
     /// Ends the use of the device, after it has stopped. Later register reads give all ones, writes do nothing.
     fn close(&self);
+}
+
+/// What the system says about a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeviceEvents {
+    /// The device is to be given up: an orderly removal waits for it.
+    pub remove_requested: bool,
+    /// The bus reported an error that cannot be recovered from.
+    pub bus_error: bool,
 }
 
 /// Why a device could not be reached.
