@@ -103,9 +103,70 @@ impl Futex {
     }
 }
 
+/// A descriptor that a thread sleeps on together with others (interrupts), and that stays signalled until it is cleared.
+#[cfg(not(loom))]
+#[derive(Debug)]
+pub(crate) struct WakeEvent(std::os::fd::OwnedFd);
+
+#[cfg(not(loom))]
+impl WakeEvent {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        use rustix::event::{EventfdFlags, eventfd};
+        Ok(Self(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
+    }
+
+    pub(crate) fn signal(&self) {
+        // Fails only when it is signalled 2^64 times over, and so signalled.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn clear(&self) {
+        // Fails when it was not signalled.
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
+    }
+}
+
+#[cfg(not(loom))]
+impl std::os::fd::AsFd for WakeEvent {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// An eventfd as loom understands it: reads and writes of it come in one order, as in the kernel.
+#[cfg(loom)]
+#[derive(Debug)]
+pub(crate) struct WakeEvent(AtomicU32);
+
+#[cfg(loom)]
+impl WakeEvent {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self(AtomicU32::new(0)))
+    }
+
+    pub(crate) fn signal(&self) {
+        self.0.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(crate) fn clear(&self) {
+        self.0.swap(0, Ordering::AcqRel);
+    }
+
+    /// Sleeps until it is signalled.
+    pub(crate) fn wait(&self) {
+        while self.0.load(Ordering::Acquire) == 0 {
+            loom::thread::yield_now();
+        }
+    }
+}
+
 /// The parts of a protocol that a negative control can take out, one at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protection {
+    /// The SeqCst fence between a poller's "asleep" and its last look.
+    AsleepFence,
+    /// The SeqCst fence between a message, or raised attention, and the look whether the poller sleeps.
+    WakeFence,
     /// The SeqCst fence between the poller's repin and its look at the published pointer.
     ReaderFence,
     /// Lowering PUBLISHED before the look at the pointer, not after it.

@@ -7,6 +7,7 @@ use super::control::{Pause, Shared};
 use super::core::{Core, Phase};
 use super::events::Events;
 use super::hub::{Hub, attention};
+use super::interrupts::Interrupts;
 use super::message::Envelope;
 use super::options::CtrlrOptions;
 use super::registers::check_cap;
@@ -118,6 +119,20 @@ impl<S: Scheme> std::fmt::Debug for Attach<S> {
     }
 }
 
+/// Connects the interrupts, if they were asked for.
+fn connect_interrupts(hub: &Hub) -> Result<Option<Interrupts>, Failure> {
+    if !hub.options.interrupts {
+        return Ok(None);
+    }
+    let interrupts = Interrupts::connect(&*hub.transport, hub.options.io_queues);
+    let interrupts = interrupts.map_err(|error| Failure::Host(error.to_string()))?;
+    let interrupts = interrupts.ok_or_else(|| {
+        Failure::Unusable("it has no interrupt vectors; attach it without interrupts, and poll".into())
+    })?;
+    hub.attention.wakes(Arc::clone(&interrupts.sleeper));
+    Ok(Some(interrupts))
+}
+
 /// The core with its admin queues' memory, before the device was touched but for bus mastering.
 fn first_core(transport: Arc<dyn Transport>, options: CtrlrOptions) -> Result<Core, Failure> {
     let host = |error: &dyn std::fmt::Display| Failure::Host(error.to_string());
@@ -127,6 +142,8 @@ fn first_core(transport: Arc<dyn Transport>, options: CtrlrOptions) -> Result<Co
     let mapper: Arc<dyn DmaMap> = Arc::clone(&transport) as _;
     let dma = DmaSpace::new(mapper, options.dma);
     let hub = Arc::new(Hub::new(transport, dma, options));
+    let interrupts = connect_interrupts(&hub)?;
+    let _ = hub.interrupts.set(interrupts);
     let entries = u32::from(hub.options.admin_queue_entries);
     let config = PairConfig {
         qid: 0,

@@ -221,7 +221,7 @@ fn ask(core: &mut Core, command: Command, reads: bool) -> Result<(), Failure> {
 
 fn ask_cq(core: &mut Core, entries: u32) -> Result<(), Failure> {
     let iova = external_pair(core)?.cq_iova();
-    let mut command = Command::create_io_cq(EXTERNAL_QID, entries, None);
+    let mut command = Command::create_io_cq(EXTERNAL_QID, entries, core.hub.vector(EXTERNAL_QID));
     command.prp1 = iova;
     ask(core, command, false)
 }

@@ -33,7 +33,7 @@ impl Core {
         let qid = slot.qid();
         if slot.change(SlotState::Wanted, SlotState::Creating) {
             let memory = slot.memory();
-            let mut command = Command::create_io_cq(qid, memory.cq_entries, None);
+            let mut command = Command::create_io_cq(qid, memory.cq_entries, self.hub.vector(qid));
             command.prp1 = memory.cq_iova;
             self.start_driver(Purpose::CreateCq(qid), command, None);
         } else if slot.change(SlotState::Released, SlotState::Deleting) {

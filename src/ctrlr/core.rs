@@ -9,6 +9,7 @@ use super::events::Events;
 use super::hub::{Hub, attention};
 use super::message::{Envelope, Message, Refusal, Reply, Responder};
 use super::namespace::Namespace;
+use super::options::{ControllerEvent, EventAnswer};
 use super::passthru;
 use super::qpair_slot::QpairSlot;
 use super::rescan::Rescan;
@@ -25,7 +26,7 @@ use crate::spec::status::Status;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The most messages taken from the ring per poll, so that no burst of them holds up I/O: SPDK's number.
 const MESSAGES_PER_POLL: usize = 8;
@@ -346,15 +347,24 @@ impl Core {
         now >= self.watch_at
     }
 
-    /// Looks whether the controller is still there and well.
+    /// How long until the next look at the controller's health.
+    pub(crate) fn due_in(&self, now: Instant) -> Duration {
+        self.watch_at.saturating_duration_since(now)
+    }
+
+    /// Looks whether the controller is still there and well. True when the system wants the device back and nobody objects.
     #[cold]
-    pub(crate) fn watch(&mut self, now: Instant) {
+    pub(crate) fn watch(&mut self, now: Instant) -> bool {
         self.watch_at = now + self.hub.options.watch_period;
-        if matches!(self.phase, Phase::Running)
-            && let Err(failure) = super::registers::check_running(&*self.hub.transport)
-        {
-            self.hub.fail(failure);
+        if !matches!(self.phase, Phase::Running) {
+            return false;
         }
+        if let Err(failure) = super::registers::check_running(&*self.hub.transport) {
+            self.hub.fail(failure);
+            return false;
+        }
+        self.hub.transport.take_events().remove_requested
+            && self.hub.options.tell(&ControllerEvent::RemoveRequested) == EventAnswer::Proceed
     }
 
     /// The queue protocol was broken by the device: gives the controller up.
@@ -437,9 +447,36 @@ impl Core {
                 self.phase = Phase::Stopped;
                 self.device_stopped(reason);
                 self.hub.attention.lower(attention::BUSY);
+                if why == Why::Failure {
+                    self.give_up_device();
+                }
             }
         }
         self.hub.waiters.bell().ring();
+    }
+
+    /// A device that failed and has stopped is given back to the system without waiting for a detach: a removal may be waiting for that.
+    fn give_up_device(&mut self) {
+        if self.hub.state.get() == CtrlrState::Attaching {
+            // The attach that failed does it, at once.
+            return;
+        }
+        if let Some(failure) = self.hub.state.failure() {
+            self.hub.options.tell(&ControllerEvent::Failed(failure.clone()));
+        }
+        let hub = Arc::clone(&self.hub);
+        let thread = std::thread::Builder::new().name("slipring-give-up".into());
+        // On a thread of its own: the system may take its time to let go, and the poller waits for nobody. Without a thread to be had,
+        // detach does it.
+        let spawned = thread.spawn(move || {
+            if let Err(error) = hub.dma.unmap_all() {
+                tracing::error!(%error, "DMA memory of a failed controller could not be unmapped");
+            }
+            hub.transport.close();
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to give a failed device up; detach will");
+        }
     }
 
     fn brought_up(&mut self, now: Instant) {

@@ -1,6 +1,7 @@
 //! The hub: what all parties of one controller share, whatever the publication scheme. Each field says who writes it.
 #![forbid(unsafe_code)]
 
+use super::interrupts::Interrupts;
 use super::namespace::Namespace;
 use super::options::CtrlrOptions;
 use super::qpair_slot::QpairSlot;
@@ -59,6 +60,8 @@ pub(crate) struct Hub {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) dma: DmaSpace,
     pub(crate) waiters: Arc<Waiters>,
+    /// `None` inside when interrupts were not asked for, or there are none. Set at attach.
+    pub(crate) interrupts: OnceLock<Option<Interrupts>>,
     /// Index is the queue identifier less 1; fixed after attach. Each slot has its own rules.
     pub(crate) slots: OnceLock<Box<[Arc<QpairSlot>]>>,
     /// Replaced by whoever owns the core.
@@ -88,6 +91,7 @@ impl Hub {
             transport,
             dma,
             waiters: Arc::new(Waiters::new()),
+            interrupts: OnceLock::new(),
             slots: OnceLock::new(),
             namespaces: ArcSwap::default(),
             identity: ArcSwapOption::empty(),
@@ -98,6 +102,15 @@ impl Hub {
             resets: AtomicU32::new(0),
             epoch: Instant::now(),
         }
+    }
+
+    pub(crate) fn interrupts(&self) -> Option<&Interrupts> {
+        self.interrupts.get()?.as_ref()
+    }
+
+    /// The interrupt vector of a completion queue, if it has one.
+    pub(crate) fn vector(&self, qid: u16) -> Option<u16> {
+        self.interrupts()?.vector(qid)
     }
 
     pub(crate) fn slots(&self) -> &[Arc<QpairSlot>] {

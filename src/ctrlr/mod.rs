@@ -7,6 +7,7 @@
 //! | [`control`] | registration and the rings on their way out |
 //! | [`core`] | what one thread at a time may touch, and executes messages |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
+//! | [`interrupts`] | waiting instead of spinning |
 //! | [`attach`], [`detach`] | beginning and end |
 //!
 //! A poller is made from a controller; a controller does not know that pollers exist, only that its core is in the seat or is not.
@@ -21,6 +22,7 @@ mod core;
 mod detach;
 mod events;
 mod hub;
+mod interrupts;
 mod message;
 mod namespace;
 mod options;
@@ -43,7 +45,7 @@ pub use detach::{Detach, DetachError, WaitsFor};
 pub use hub::Limits;
 pub use message::{Call, ConnectRequest, Message, Refusal, Reply};
 pub use namespace::{Namespace, Unsupported};
-pub use options::CtrlrOptions;
+pub use options::{ControllerEvent, CtrlrOptions, EventAnswer, OnEvent};
 pub use producer::{Producer, SendError, SendErrorReason};
 pub use reset::{Reset, ResetError};
 pub use seat::Stalled;

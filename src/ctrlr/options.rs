@@ -1,8 +1,49 @@
 //! What an embedder may choose when it attaches a controller.
 #![forbid(unsafe_code)]
 
+use super::state::Failure;
 use crate::dma::DmaOptions;
+use crate::ring::inside::{InsidePoll, contain_panic};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Something that happened to a controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControllerEvent {
+    /// The system wants the device back (an orderly unplug, `unbind`, sysfs `remove`), and waits until it is given up. Repeated while it waits.
+    RemoveRequested,
+    /// The controller failed, or is gone. Its device is stopped and its descriptor closed without anybody's doing; only detaching is left.
+    Failed(Failure),
+}
+
+/// What follows an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventAnswer {
+    /// What the driver does by itself: after [`ControllerEvent::RemoveRequested`] it detaches.
+    #[default]
+    Proceed,
+    /// The embedder sees to it: after [`ControllerEvent::RemoveRequested`] nothing is detached.
+    Object,
+}
+
+/// What is told of events; see [`CtrlrOptions::on_event`].
+#[derive(Clone)]
+pub struct OnEvent(Arc<dyn Fn(&ControllerEvent) -> EventAnswer + Send + Sync>);
+
+impl OnEvent {
+    /// Has `handler` told.
+    pub fn new(handler: impl Fn(&ControllerEvent) -> EventAnswer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(handler))
+    }
+}
+
+impl fmt::Debug for OnEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnEvent")
+    }
+}
 
 /// Options of one controller. `CtrlrOptions::default()` suits most.
 #[derive(Clone, Debug)]
@@ -20,15 +61,23 @@ pub struct CtrlrOptions {
     pub max_transfer_bytes: usize,
     /// How long an admin command of bring-up or detach may take.
     pub admin_timeout: Duration,
-    /// How often the poller looks whether the controller is still there and well (CSTS).
+    /// How often the poller looks whether the controller is still there and well (CSTS), and whether the system wants it back.
     pub watch_period: Duration,
+    /// Whether to connect the controller's interrupts, so that [`crate::poller::Poller::wait`] and [`crate::poller::QueuePair::wait`] can sleep. Polling goes on as
+    /// before; a sender pays a fence a message. Refused where the device has none.
+    pub interrupts: bool,
+    /// Told what happens to the controller, on the polling thread, where it must not wait; its answer decides what follows. Without one, a
+    /// controller that is asked back is detached.
+    pub on_event: Option<OnEvent>,
+    /// How long the detach may take that follows when the system wants the device back.
+    pub removal_timeout: Duration,
     /// Where DMA memory comes from.
     pub dma: DmaOptions,
 }
 
 impl Default for CtrlrOptions {
     /// A ring of 1,024 slots, 32 admin entries, 64 external entries, up to 64 I/O queue pairs, transfers of 1 MiB, 30 s for an admin command, a look at
-    /// CSTS each second.
+    /// CSTS each 100 ms.
     fn default() -> Self {
         Self {
             ring_slots: 1024,
@@ -37,13 +86,23 @@ impl Default for CtrlrOptions {
             io_queues: 64,
             max_transfer_bytes: 1 << 20,
             admin_timeout: Duration::from_secs(30),
-            watch_period: Duration::from_secs(1),
+            watch_period: Duration::from_millis(100),
+            interrupts: false,
+            on_event: None,
+            removal_timeout: Duration::from_secs(10),
             dma: DmaOptions::default(),
         }
     }
 }
 
 impl CtrlrOptions {
+    /// Tells the embedder of an event. A handler that panics has no objection.
+    pub(crate) fn tell(&self, event: &ControllerEvent) -> EventAnswer {
+        let Some(OnEvent(handler)) = &self.on_event else { return EventAnswer::Proceed };
+        let _inside = InsidePoll::enter();
+        contain_panic(|| handler(event)).unwrap_or_default()
+    }
+
     /// Checks the ranges; the error says which one was left, and what is allowed.
     pub(super) fn check(&self) -> Result<(), String> {
         if !self.ring_slots.is_power_of_two() || !(2..=65_536).contains(&self.ring_slots) {

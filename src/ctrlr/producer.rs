@@ -9,6 +9,7 @@ use super::state::CtrlrState;
 use crate::dma::{DmaBuffer, DmaError};
 use crate::ring::mpsc::PushError;
 use crate::ring::scheme::{Channel, Sender};
+use crate::ring::sleeper::Sleeper;
 use crate::ring::{Mailbox, Outcome, Scheme, Ticket};
 use std::fmt;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ impl Registration {
 pub struct Producer<S: Scheme> {
     sender: SenderOf<S>,
     registration: Arc<Registration>,
+    /// Woken with each message, where the poller may sleep.
+    sleeper: Option<Arc<Sleeper>>,
     hub: Arc<Hub>,
 }
 
@@ -55,6 +58,7 @@ impl<S: Scheme> Clone for Producer<S> {
         Self {
             sender: self.sender.clone(),
             registration: Arc::clone(&self.registration),
+            sleeper: self.sleeper.clone(),
             hub: Arc::clone(&self.hub),
         }
     }
@@ -90,7 +94,8 @@ pub enum SendErrorReason {
 
 impl<S: Scheme> Producer<S> {
     pub(super) fn new(sender: SenderOf<S>, registration: Arc<Registration>, hub: Arc<Hub>) -> Self {
-        Self { sender, registration, hub }
+        let sleeper = hub.interrupts().map(|interrupts| Arc::clone(&interrupts.sleeper));
+        Self { sender, registration, sleeper, hub }
     }
 
     /// The name that it sends under.
@@ -168,6 +173,7 @@ impl<S: Scheme> Producer<S> {
             let pushed = self.sender.push_batch(&mut envelopes);
             let sent = *pushed.as_ref().unwrap_or(&0);
             accepted += sent;
+            self.wake();
             if envelopes.is_empty() {
                 continue;
             }
@@ -191,7 +197,10 @@ impl<S: Scheme> Producer<S> {
             return Err((SendError { reason: self.closed_reason(), message }, responder));
         }
         match self.sender.push(Envelope { message, responder }) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.wake();
+                Ok(())
+            }
             Err(PushError::Full(envelope)) => {
                 let error = SendError { reason: SendErrorReason::Full, message: envelope.message };
                 Err((error, envelope.responder))
@@ -200,6 +209,13 @@ impl<S: Scheme> Producer<S> {
                 let error = SendError { reason: self.closed_reason(), message: envelope.message };
                 Err((error, envelope.responder))
             }
+        }
+    }
+
+    #[inline]
+    fn wake(&self) {
+        if let Some(sleeper) = &self.sleeper {
+            sleeper.wake();
         }
     }
 

@@ -29,6 +29,9 @@ pub struct Poller<S: Scheme = LockFree> {
     seated: Option<Box<Seated<S>>>,
 }
 
+/// How long a poller without interrupts, or in the middle of a reset, sleeps at a time.
+const NAP: Duration = Duration::from_micros(50);
+
 /// Why there is no poller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -126,7 +129,10 @@ impl<S: Scheme> Poller<S> {
             core.after_work();
         }
         if core.is_due(now) {
-            core.watch(now);
+            let is_wanted_back = core.watch(now);
+            if is_wanted_back {
+                self.detach_for_removal();
+            }
         }
         Ok(messages + completions)
     }
@@ -160,6 +166,22 @@ impl<S: Scheme> Poller<S> {
         }
     }
 
+    /// The system wants the device back, and nobody objects: detaches it on a thread of its own, since this one goes on polling until it is asked to
+    /// leave.
+    #[cold]
+    fn detach_for_removal(&self) {
+        let (ctrlr, timeout) = (self.ctrlr.clone(), self.hub.options.removal_timeout);
+        let thread = std::thread::Builder::new().name("slipring-removal".into());
+        let spawned = thread.spawn(move || {
+            if let Err(error) = ctrlr.detach(timeout) {
+                tracing::error!(address = ctrlr.address(), %error, "the removal that was asked for waits");
+            }
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "no thread to detach for a removal; asked again when the system asks again");
+        }
+    }
+
     /// Leaves the core to a detacher, or to the next poller.
     fn leave(&mut self) {
         if let Some(mut seated) = self.seated.take() {
@@ -167,6 +189,37 @@ impl<S: Scheme> Poller<S> {
             self.hub.reader.get_up();
             self.ctrlr.0.seat.deposit(seated);
         }
+    }
+
+    /// Polls once, and if nothing happened sleeps until a completion, a message or anything else to attend to comes, at most for `timeout`; returns how many
+    /// things happened before the sleep. Poll, or wait again, after it. Any mix of waiting and polling loses nothing.
+    ///
+    /// Needs [`crate::ctrlr::CtrlrOptions::interrupts`]; without them it sleeps in short naps, after which messages wait.
+    pub fn wait(&mut self, timeout: Duration) -> Result<usize, PollError> {
+        let hub = Arc::clone(&self.hub);
+        let Some(interrupts) = hub.interrupts() else {
+            let polled = self.poll(Instant::now());
+            if let Ok(0) = polled {
+                std::thread::sleep(timeout.min(NAP));
+            }
+            return polled;
+        };
+        interrupts.sleeper.falls_asleep();
+        let now = Instant::now();
+        let polled = self.poll(now);
+        if let (Ok(0), Some(seated)) = (&polled, &self.seated) {
+            let bits = hub.attention.bits();
+            if bits == attention::BUSY {
+                // A reset: its steps look at registers, which signal nothing.
+                std::thread::sleep(timeout.min(NAP));
+            } else if bits == 0
+                && let Err(error) = interrupts.sleep_as_poller(timeout.min(seated.core.due_in(now)))
+            {
+                tracing::error!(%error, "a poller could not sleep; it polls");
+            }
+        }
+        interrupts.sleeper.wakes_up();
+        polled
     }
 
     /// Goes offline until the next poll: registrations come and go without this poller, which holds nobody up. For threads that stop polling for a while.

@@ -15,8 +15,12 @@ use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// How long a queue pair without interrupts sleeps at a time.
+const NAP: Duration = Duration::from_micros(50);
 
 /// One I/O queue pair. One owner at a time; may move between threads. Polled by its owner, independently of the controller's poller.
 ///
@@ -225,6 +229,32 @@ impl QueuePair {
             places[filled] = Some(completion);
             filled += 1;
         })
+    }
+
+    /// Sleeps until a completion comes, at most for `timeout` and at most for a tenth of a second, so that resets and detaches are noticed. Poll after it.
+    ///
+    /// Needs [`crate::ctrlr::CtrlrOptions::interrupts`]; without them, or when the controller has too few vectors to give this queue pair its own, it sleeps
+    /// in short naps. Any mix of waiting and polling loses nothing.
+    pub fn wait(&mut self, timeout: Duration) {
+        const AT_MOST: Duration = Duration::from_millis(100);
+        self.commit();
+        if self.pair.as_ref().is_some_and(|pair| pair.has_completion()) || !self.is_connected() {
+            return;
+        }
+        let timeout = timeout.min(AT_MOST);
+        let Some(interrupts) = self.hub.interrupts() else {
+            std::thread::sleep(timeout.min(NAP));
+            return;
+        };
+        if let Err(error) = interrupts.sleep_as_qpair(self.slot.qid(), timeout) {
+            tracing::error!(%error, "a queue pair could not sleep; it is polled");
+        }
+    }
+
+    /// The descriptor that this queue pair's completions signal, for those who wait for many things at once. Clear it (by reading 8 bytes) before
+    /// polling. `None` without interrupts, or when the controller has too few vectors.
+    pub fn interrupt_descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.hub.interrupts()?.descriptor(self.slot.qid())
     }
 
     /// Polling while the queues do not exist, or are going.

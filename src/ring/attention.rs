@@ -9,7 +9,12 @@ use crossbeam_utils::CachePadded;
 ///
 /// Any thread raises bits. Each bit is lowered by one party only, which its constant names.
 #[derive(Debug)]
-pub struct Attention(CachePadded<AtomicU32>);
+pub struct Attention {
+    bits: CachePadded<AtomicU32>,
+    /// Woken when bits are raised, where the poller may sleep.
+    #[cfg(not(loom))]
+    sleeper: std::sync::OnceLock<std::sync::Arc<super::sleeper::Sleeper>>,
+}
 
 impl Attention {
     /// A ring was published. Lowered by the reader, before it looks.
@@ -21,7 +26,18 @@ impl Attention {
 
     /// A word with nothing raised.
     pub fn new() -> Self {
-        Self(CachePadded::new(AtomicU32::new(0)))
+        Self {
+            bits: CachePadded::new(AtomicU32::new(0)),
+            #[cfg(not(loom))]
+            sleeper: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Has `sleeper` woken whenever bits are raised, from now on.
+    #[cfg(not(loom))]
+    pub(crate) fn wakes(&self, sleeper: std::sync::Arc<super::sleeper::Sleeper>) {
+        let first = self.sleeper.set(sleeper);
+        debug_assert!(first.is_ok(), "a controller has one sleeper");
     }
 
     /// The raised bits, as the hot path reads them: one plain load.
@@ -30,25 +46,29 @@ impl Attention {
     #[inline]
     pub fn bits(&self) -> u32 {
         // Relaxed: nothing is concluded from zero; from anything else the cold path, which reads again with Acquire.
-        self.0.load(Ordering::Relaxed)
+        self.bits.load(Ordering::Relaxed)
     }
 
     /// Raises `bits`, after what they announce.
     pub fn raise(&self, bits: u32) {
         // Release: pairs with the Acquire in `lower` and `look`: who sees the bits sees what was written before.
-        self.0.fetch_or(bits, Ordering::Release);
+        self.bits.fetch_or(bits, Ordering::Release);
+        #[cfg(not(loom))]
+        if let Some(sleeper) = self.sleeper.get() {
+            sleeper.wake();
+        }
     }
 
     /// The raised bits, with what was written before they were raised.
     pub fn look(&self) -> u32 {
         // Acquire: pairs with the Release in `raise`.
-        self.0.load(Ordering::Acquire)
+        self.bits.load(Ordering::Acquire)
     }
 
     /// Lowers `bits`; returns what was raised before. Lower first and look afterwards: then nothing raised meanwhile is missed.
     pub fn lower(&self, bits: u32) -> u32 {
         // Acquire: pairs with the Release in `raise`. Release: keeps the chain for whoever looks next.
-        self.0.fetch_and(!bits, Ordering::AcqRel)
+        self.bits.fetch_and(!bits, Ordering::AcqRel)
     }
 }
 

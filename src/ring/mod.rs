@@ -9,6 +9,7 @@
 //! | `scheme` | the seam; `lockfree` is the default, `rivals` are what it is compared with |
 //! | `outcome` | exactly one answer to each accepted message |
 //! | `ticket`, `mailbox` | how a sender gets it: one at a time, or a window of many |
+//! | `sleeper` | a poller that sleeps until a message comes |
 //! | `bell`, `waiters` | how those who sleep are woken |
 //!
 //! Whose turn it is to consume, in one picture:
@@ -30,6 +31,7 @@ mod published;
 #[cfg(not(loom))]
 pub mod rivals;
 pub(crate) mod scheme;
+pub(crate) mod sleeper;
 mod snapshot;
 mod ticket;
 mod waiters;

@@ -15,6 +15,7 @@ mod mpsc;
 mod outcome;
 mod publication;
 mod retirement;
+mod sleeper;
 
 use crate::sync::{Protection, without};
 use std::sync::Arc;
