@@ -17,6 +17,7 @@ pub(crate) struct ListArgs {
 
 /// A key of an emulated device's address.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the JSON's")]
 struct Key {
     key: &'static str,
     example: &'static str,
@@ -45,6 +46,7 @@ const KEYS: [Key; 12] = [
 
 /// A kind of device, by how it is named.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the JSON's")]
 struct Kind {
     address: &'static str,
     kind: &'static str,

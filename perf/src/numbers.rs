@@ -59,7 +59,7 @@ impl Random {
     /// A number below `bound`, which must not be 0.
     #[inline(always)]
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(bound) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 }
 

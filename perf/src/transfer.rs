@@ -56,15 +56,12 @@ pub(crate) struct TransferArgs {
 pub(crate) fn read(args: &TransferArgs) -> Result<ExitCode, Error> {
     let mut transfer = Transfer::prepare(args, None)?;
     let mut file = args.file.as_deref().map(OutputFile::create).transpose()?;
-    let result = match &mut file {
-        Some(file) => transfer.read(|bytes| file.write_all(bytes).map_err(|error| file.error(&error))),
-        None => {
-            let mut out = io::stdout().lock();
-            let wrong = |error: io::Error| crate::stdout_error(&error);
-            transfer
-                .read(|bytes| out.write_all(bytes).map_err(wrong))
-                .and_then(|()| out.flush().map_err(wrong))
-        }
+    let result = if let Some(file) = &mut file {
+        transfer.read(|bytes| file.write_all(bytes).map_err(|error| file.error(&error)))
+    } else {
+        let mut out = io::stdout().lock();
+        let wrong = |error: io::Error| crate::stdout_error(&error);
+        transfer.read(|bytes| out.write_all(bytes).map_err(wrong)).and_then(|()| out.flush().map_err(wrong))
     };
     transfer.close(result)?;
     file.map_or(Ok(()), OutputFile::finish)?;
@@ -137,7 +134,7 @@ impl Transfer {
         let block_bytes = u64::from(namespace.block_bytes);
         let blocks = match (args.blocks, len) {
             (Some(blocks), _) => blocks,
-            (None, Some(len)) if len % block_bytes == 0 && len > 0 => len / block_bytes,
+            (None, Some(len)) if len.is_multiple_of(block_bytes) && len > 0 => len / block_bytes,
             (None, Some(len)) => {
                 return Err(Error::input(format!(
                     "the file has {len} bytes: expected a multiple of {block_bytes}, the size of a block, or --blocks"
@@ -161,7 +158,7 @@ impl Transfer {
         }
         let most = (limits.max_transfer_bytes as u64).min(65_536 * block_bytes);
         let piece_bytes = args.io_size.unwrap_or(most / block_bytes * block_bytes);
-        if piece_bytes == 0 || piece_bytes > most || piece_bytes % block_bytes != 0 {
+        if piece_bytes == 0 || piece_bytes > most || !piece_bytes.is_multiple_of(block_bytes) {
             return Err(Error::input(format!(
                 "I/O size {piece_bytes} cannot be used: expected a multiple of {block_bytes}, up to {most} bytes (-o)"
             )));

@@ -118,20 +118,16 @@ impl Takedown {
             Stage::DeleteSqs | Stage::DeleteCqs if is_late => self.notify_shutdown(core, now),
             Stage::DeleteSqs => self.delete_sqs(core, now),
             Stage::DeleteCqs => self.delete_cqs(core, now),
-            Stage::ReadyBeforeShutdown => {
-                if is_late || !is_coming_up(core, csts) {
-                    self.notify_shutdown(core, now);
-                }
+            Stage::ReadyBeforeShutdown if is_late || !is_coming_up(core, csts) => {
+                self.notify_shutdown(core, now);
             }
             Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => {
                 self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
             }
-            Stage::ReadyBeforeDisable => {
-                if now >= self.deadline || !is_coming_up(core, csts) {
-                    let cc = read_cc(&*core.hub.transport);
-                    write_cc(&*core.hub.transport, cc.with_en(false));
-                    self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
-                }
+            Stage::ReadyBeforeDisable if now >= self.deadline || !is_coming_up(core, csts) => {
+                let cc = read_cc(&*core.hub.transport);
+                write_cc(&*core.hub.transport, cc.with_en(false));
+                self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
             }
             Stage::Disabled if !csts.rdy() => return Some(self.end(core, Ok(()))),
             Stage::Disabled if now >= self.deadline => {

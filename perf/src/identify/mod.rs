@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use slipring::ctrlr::{Namespace, admin};
 use slipring::spec::identify::{IdentifyCtrlr, IdentifyNs};
+use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -85,7 +86,9 @@ fn tables(ctrlr: &IdentifyCtrlr, namespaces: &[(Namespace, Box<IdentifyNs>)]) ->
     for (namespace, data) in namespaces {
         let size = thousands(namespace.size_bytes());
         let what = namespace.unsupported.map_or(String::new(), |why| format!("; no I/O: {why}"));
-        text += &format!(
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
             "\nNamespace {}: {size} bytes in {} blocks of {}{what}\n{}\n",
             namespace.nsid,
             thousands(namespace.size_blocks),

@@ -75,10 +75,8 @@ fn pass(args: &PerfArgs, plan: Plan, workers: &mut [Worker], work: Work) -> Resu
         }
         let is_over = || threads.iter().all(std::thread::ScopedJoinHandle::is_finished);
         watch(args, work, shared, is_over);
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+        let mut threads = threads.into_iter();
+        threads.try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
     let poller = workers[0].poller.take();
     let () = result?;

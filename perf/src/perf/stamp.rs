@@ -57,10 +57,10 @@ impl Stamp {
             return Ok(());
         }
         let shown = if any_generation { None } else { Some(self.generation) };
-        Err(Wrong { expected: *self, generation: shown, got: self.classify(block, scratch, expected) })
+        Err(Wrong { expected: *self, generation: shown, got: Self::classify(block, scratch, expected) })
     }
 
-    fn classify(&self, block: &[u8], right: &[u8], expected: Self) -> Got {
+    fn classify(block: &[u8], right: &[u8], expected: Self) -> Got {
         if let Some(found) = Self::read(block) {
             if found != expected {
                 return Got::Other(found);

@@ -22,7 +22,7 @@ const SENDERS: usize = 3;
 /// How long a detach, or a reset, may take on a busy machine before it counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 /// Polls between two looks at the clock.
-const POLLS_PER_TIME: u32 = 64;
+const POLLS_PER_TIME: u64 = 64;
 
 /// What the threads of an episode share.
 #[derive(Debug)]
@@ -171,7 +171,7 @@ impl Episode {
                     Err(PollError::Detached) => return,
                     Err(error) => self.fail(&error.to_string()),
                 }
-                if number as u32 % POLLS_PER_TIME == 0 {
+                if number.is_multiple_of(POLLS_PER_TIME) {
                     now = Instant::now();
                     if self.poller_detaches.load(Ordering::Relaxed) {
                         let detached = poller.detach(STUCK);

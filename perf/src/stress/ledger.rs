@@ -22,7 +22,7 @@ const RAN: u32 = 1 << 12;
 const WRONG: u32 = 1 << 16;
 
 fn count(word: u32, unit: u32) -> u32 {
-    word / unit & 0xf
+    (word / unit) & 0xf
 }
 
 /// See the module.

@@ -119,7 +119,7 @@ impl<'a> Sender<'a> {
 
     fn by_batch(&mut self, producer: &Producer<LockFree>) {
         let mut messages = Vec::new();
-        for _ in 0..1 + self.random.below(BATCH) {
+        for _ in 0..=self.random.below(BATCH) {
             messages.extend(self.message(producer));
         }
         let ids: Vec<u64> = messages.iter().map(|(id, _)| *id).collect();
