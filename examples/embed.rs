@@ -38,11 +38,11 @@ fn poll(mut poller: Poller) -> Result<u64, Box<dyn Error + Send + Sync>> {
                 break;
             }
         }
-        let polled = qpair.poll(QUEUE_DEPTH, |completion| {
+        let completed = qpair.poll(QUEUE_DEPTH, |completion| {
             reads += u64::from(completion.is_success());
             idle.extend(completion.data);
         });
-        match (polled, poller.poll(Instant::now())) {
+        match (completed, poller.poll(Instant::now())) {
             // Detached: what was in flight has come back with the last polls.
             (Err(QpairError::Gone(None)), Err(PollError::Detached)) => return Ok(reads),
             (_, Ok(_) | Err(PollError::Detached)) => {}

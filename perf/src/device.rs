@@ -1,4 +1,4 @@
-//! From an address to a device that runs, and to a controller that is attached to it. For now devices are emulated, in this process.
+//! From an address to a device that is open, and to a controller that is attached to it.
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
@@ -6,6 +6,8 @@ use slipring::ctrlr::{Ctrlr, CtrlrOptions, Namespace};
 use slipring::emulated::{self, Backing, Config, DeviceThread, EmulatedTransport};
 use slipring::poller::Poller;
 use slipring::ring::{LockFree, Scheme};
+use slipring::transport::Transport;
+use slipring::transport::vfio::{PciAddress, VfioTransport, install_sigbus_guard};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,45 +15,78 @@ use std::time::Duration;
 pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What an address can be.
-pub(crate) const ACCEPTED: &str = "\"emulated\" or \"emulated:key=value,...\", such as emulated:size=1G,lba=4096 (`slipring list` says more)";
+pub(crate) const ACCEPTED: &str = "a PCI address such as 0000:01:00.0, or \"emulated\" or \"emulated:key=value,...\", such as emulated:size=1G,lba=4096 (`slipring list` says more)";
 
-/// A device that runs on a thread of its own, which stops when this is dropped.
-#[derive(Debug)]
-pub(crate) struct Device {
-    /// The way to it.
-    pub(crate) transport: Arc<EmulatedTransport>,
-    /// All of its namespaces are in memory, and gone with this.
-    pub(crate) is_volatile: bool,
-    _thread: DeviceThread,
+/// What an address names.
+#[derive(Clone, Debug)]
+pub(crate) enum Address {
+    /// A controller in this process.
+    Emulated(Box<Config>),
+    /// A PCI device.
+    Pci(PciAddress),
 }
 
-/// Reads an address, without making anything.
-pub(crate) fn parse(address: &str) -> Result<Config, Error> {
-    if emulated::address::is_emulated(address) {
-        return emulated::address::parse(address).map_err(Error::input);
+/// A device that is open; an emulated one runs on a thread of its own, which stops when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Device {
+    transport: Arc<dyn Transport>,
+    /// All of its namespaces are in memory, and gone with this.
+    pub(crate) is_volatile: bool,
+    emulated: Option<(Arc<EmulatedTransport>, DeviceThread)>,
+}
+
+impl Address {
+    /// Reads an address, without opening anything.
+    pub(crate) fn parse(address: &str) -> Result<Self, Error> {
+        if emulated::address::is_emulated(address) {
+            return emulated::address::parse(address).map(Box::new).map(Self::Emulated).map_err(Error::input);
+        }
+        match address.parse() {
+            Ok(address) => Ok(Self::Pci(address)),
+            Err(_) => Err(Error::input(format!("{address:?} is no device address: expected {ACCEPTED}"))),
+        }
     }
-    if is_pci(address) {
-        return Err(Error::input(format!(
-            "{address} is a PCI address, and PCI devices cannot be opened yet: expected {ACCEPTED}"
-        )));
+
+    /// How many namespaces to expect: as many as are described, or several on a device that has to be asked.
+    pub(crate) fn namespaces(&self) -> u64 {
+        match self {
+            Self::Emulated(config) => (config.namespaces.len() as u64).max(1),
+            Self::Pci(_) => 4,
+        }
     }
-    Err(Error::input(format!("{address:?} is no device address: expected {ACCEPTED}")))
+
+    /// As [`Address::parse`], for what PCI devices alone can do.
+    pub(crate) fn parse_pci(address: &str) -> Result<PciAddress, Error> {
+        address.parse().map_err(Error::input)
+    }
 }
 
 impl Device {
-    /// Makes the device that `address` describes and runs it, pinned to `core` if one is given.
-    pub(crate) fn open(address: &str, core: Option<usize>) -> Result<Self, Error> {
-        Self::start(parse(address)?, core)
+    /// Opens the device; one that is emulated runs pinned to `core` if one is given.
+    pub(crate) fn open(address: &Address, core: Option<usize>) -> Result<Self, Error> {
+        match address {
+            Address::Emulated(config) => Self::start((**config).clone(), core),
+            Address::Pci(address) => {
+                // Pulled out under us, a doorbell would raise SIGBUS: report that, instead of dying of it.
+                install_sigbus_guard().map_err(Error::input)?;
+                let transport = VfioTransport::open(*address).map_err(Error::input)?;
+                Ok(Self { transport, is_volatile: false, emulated: None })
+            }
+        }
     }
 
-    /// Makes the device that `config` describes and runs it, pinned to `core` if one is given.
-    pub(crate) fn start(config: Config, core: Option<usize>) -> Result<Self, Error> {
+    fn start(config: Config, core: Option<usize>) -> Result<Self, Error> {
         let is_volatile = config.namespaces.iter().all(|namespace| namespace.backing == Backing::Ram);
         let (transport, device) = emulated::new(config).map_err(Error::input)?;
         let thread = device.spawn(core);
         let thread =
             thread.map_err(|error| Error::input(format!("cannot start the device's thread: {error}")))?;
-        Ok(Self { transport, is_volatile, _thread: thread })
+        Ok(Self { transport: transport.clone(), is_volatile, emulated: Some((transport, thread)) })
+    }
+
+    /// The rules of NVMe that the driver broke, as far as the device noticed; real ones do not tell.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.emulated.as_ref().map(|(transport, _)| transport.violations()).unwrap_or_default()
     }
 
     /// Attaches a controller under publication scheme `S`.
@@ -71,7 +106,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Opens `address` and attaches.
-    pub(crate) fn open(address: &str, core: Option<usize>, options: CtrlrOptions) -> Result<Self, Error> {
+    pub(crate) fn open(address: &Address, core: Option<usize>, options: CtrlrOptions) -> Result<Self, Error> {
         let device = Device::open(address, core)?;
         let ctrlr = device.attach(options)?;
         let poller = Poller::new(&ctrlr, "main").map_err(Error::failed)?;
@@ -105,22 +140,9 @@ impl Session {
         let Self { poller, ctrlr, device } = self;
         poller.detach(DETACH_TIMEOUT).map_err(Error::failed)?;
         drop(ctrlr);
-        match device.transport.violations().first() {
+        match device.violations().first() {
             None => Ok(()),
             Some(violation) => Err(Error::failed(format!("the driver broke a rule of NVMe: {violation}"))),
         }
     }
-}
-
-/// Whether `address` looks like `0000:01:00.0` or `01:00.0`.
-fn is_pci(address: &str) -> bool {
-    let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let Some((rest, function)) = address.rsplit_once('.') else { return false };
-    let parts: Vec<&str> = rest.split(':').collect();
-    let bus_device = match parts.as_slice() {
-        [domain, bus, device] if is_hex(domain, 4) => [*bus, *device],
-        [bus, device] => [*bus, *device],
-        _ => return false,
-    };
-    is_hex(function, 1) && bus_device.iter().all(|part| is_hex(part, 2))
 }

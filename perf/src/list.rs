@@ -1,9 +1,10 @@
-//! `slipring list`: which devices there are to name. For now those of this process, which are made when they are named.
+//! `slipring list`: which devices there are to name: the system's NVMe controllers, and those of this process, which are made when they are named.
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
 use crate::report::{self, text_table};
 use serde::Serialize;
+use slipring::transport::vfio::{PciController, Sysfs};
 use std::process::ExitCode;
 
 /// How to print the list.
@@ -66,14 +67,70 @@ const EMULATED: Kind = Kind {
 /// The list as JSON.
 #[derive(Debug, Serialize)]
 struct List {
+    controllers: Vec<Controller>,
     devices: [Kind; 1],
+}
+
+/// An NVMe controller of the system.
+#[derive(Debug, Serialize)]
+struct Controller {
+    address: String,
+    vendor: String,
+    device: String,
+    model: Option<String>,
+    driver: Option<String>,
+    iommu_group: Option<u32>,
+    is_ready: bool,
+    /// Why it is not, and what to do.
+    reason: Option<String>,
+}
+
+impl Controller {
+    fn of(controller: &PciController) -> Self {
+        Self {
+            address: controller.address.to_string(),
+            vendor: format!("{:04x}", controller.vendor),
+            device: format!("{:04x}", controller.device),
+            model: controller.model.clone(),
+            driver: controller.driver.clone(),
+            iommu_group: controller.iommu_group,
+            is_ready: controller.not_ready.is_none(),
+            reason: controller.not_ready.as_ref().map(ToString::to_string),
+        }
+    }
 }
 
 /// Prints the list.
 pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Error> {
-    let text = if args.json { report::to_json(&List { devices: [EMULATED] })? } else { tables() };
+    let controllers: Vec<_> = Sysfs::default().controllers().iter().map(Controller::of).collect();
+    let text = if args.json {
+        report::to_json(&List { controllers, devices: [EMULATED] })?
+    } else {
+        pci_table(&controllers) + &tables()
+    };
     crate::print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn pci_table(controllers: &[Controller]) -> String {
+    if controllers.is_empty() {
+        return "No NVMe controllers on this system's PCI buses.\n\n".into();
+    }
+    let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+    let rows = controllers.iter().map(|controller| {
+        vec![
+            controller.address.clone(),
+            controller
+                .model
+                .clone()
+                .unwrap_or_else(|| format!("{}:{}", controller.vendor, controller.device)),
+            or_dash(controller.driver.as_deref()),
+            controller.iommu_group.map_or_else(|| "-".to_owned(), |group| group.to_string()),
+            controller.reason.clone().unwrap_or_else(|| "ready".to_owned()),
+        ]
+    });
+    let table = text_table(&["address", "model", "driver", "IOMMU group", "ready for slipring"], rows);
+    format!("{table}\n\n")
 }
 
 fn tables() -> String {

@@ -4,6 +4,7 @@
 //! on the standard error says what was expected.
 #![forbid(unsafe_code)]
 
+mod bind;
 mod compare;
 mod cores;
 mod device;
@@ -37,6 +38,10 @@ struct Cli {
 enum Subcommands {
     /// Says which devices there are, and how they are named
     List(list::ListArgs),
+    /// Gives a PCI controller to this program (the driver vfio-pci)
+    Bind(bind::BindArgs),
+    /// Gives a PCI controller back to the kernel's driver
+    Unbind(bind::UnbindArgs),
     /// Prints what a controller and its namespaces say of themselves
     Identify(identify::IdentifyArgs),
     /// Reads blocks into a file or the standard output
@@ -65,6 +70,8 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Subcommands::List(args) => list::run(args),
+        Subcommands::Bind(args) => bind::bind(args),
+        Subcommands::Unbind(args) => bind::unbind(args),
         Subcommands::Identify(args) => identify::run(args),
         Subcommands::Read(args) => transfer::read(args),
         Subcommands::Write(args) => transfer::write(args),

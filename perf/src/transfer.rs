@@ -1,7 +1,7 @@
 //! `slipring read` and `slipring write`: blocks to and from files and pipes, in pieces of the largest transfer, several of them in flight.
 #![forbid(unsafe_code)]
 
-use crate::device::{DETACH_TIMEOUT, Session};
+use crate::device::{Address, DETACH_TIMEOUT, Session};
 use crate::error::Error;
 use crate::report::OutputFile;
 use crate::{identify, interrupt, numbers};
@@ -129,7 +129,7 @@ struct Transfer {
 impl Transfer {
     /// Checks everything, and sets up. `len` is how many bytes there are to write, if that is known.
     fn prepare(args: &TransferArgs, len: Option<u64>) -> Result<Self, Error> {
-        let mut session = Session::open(&args.address, None, CtrlrOptions::default())?;
+        let mut session = Session::open(&Address::parse(&args.address)?, None, CtrlrOptions::default())?;
         let namespace = session.namespaces(Some(args.ns))?.remove(0);
         let block_bytes = u64::from(namespace.block_bytes);
         let blocks = match (args.blocks, len) {

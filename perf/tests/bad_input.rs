@@ -11,8 +11,10 @@ const SMALL: &str = "emulated:size=1M";
 
 #[test]
 fn addresses() {
-    refuse("identify 0000:01:00.0", &["0000:01:00.0", "PCI", "emulated"]);
-    refuse("identify 01:00.0", &["PCI", "emulated"]);
+    refuse("identify ffff:ff:1f.7", &["no PCI device ffff:ff:1f.7", "slipring list"]);
+    refuse("identify 0000:01:00.9", &["0000:01:00.9", "PCI address", "emulated"]);
+    refuse("bind ffff:ff:1f.7", &["no PCI device ffff:ff:1f.7"]);
+    refuse("unbind nvme0", &["nvme0", "expected domain:bus:device.function"]);
     refuse("perf nvme0", &["nvme0", "no device address", "emulated"]);
     refuse("stress emulatedd", &["emulatedd", "emulated"]);
     refuse("read emulated:speed=9 --blocks 1", &["speed", "expected one of", "size"]);

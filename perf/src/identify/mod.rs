@@ -3,7 +3,7 @@
 
 mod fields;
 
-use crate::device::Session;
+use crate::device::{Address, Session};
 use crate::error::Error;
 use crate::report::{self, text_table, thousands};
 use fields::Fields;
@@ -48,7 +48,8 @@ struct NamespaceReport {
 
 /// Reads and prints it.
 pub(crate) fn run(args: &IdentifyArgs) -> Result<ExitCode, Error> {
-    let mut session = Session::open(&args.address, None, slipring::ctrlr::CtrlrOptions::default())?;
+    let mut session =
+        Session::open(&Address::parse(&args.address)?, None, slipring::ctrlr::CtrlrOptions::default())?;
     let ctrlr = session.poller.call(admin::identify_ctrlr(), TIMEOUT).map_err(Error::failed)?;
     let active = session.ctrlr.namespaces();
     let mut namespaces = Vec::with_capacity(active.len());

@@ -15,6 +15,7 @@ use std::time::Duration;
     slipring perf emulated:size=256M -w randrw --verify --seed 7\n\n\
     With --verify, the blocks that read and randread find must have been stamped by an earlier run with the same --seed;\n\
     an emulated controller's memory is new each time and is stamped first. The other patterns read everything back at the end.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct PerfArgs {
     /// Address of the device, as in `slipring list`
     #[arg(value_name = "ADDR")]
@@ -52,6 +53,9 @@ pub(crate) struct PerfArgs {
     /// Stamp every block that is written and check every block that is read
     #[arg(long)]
     pub(super) verify: bool,
+    /// Wait for interrupts when there is nothing to do, instead of spinning
+    #[arg(long)]
+    pub(super) interrupts: bool,
     /// Only this namespace [default: all]
     #[arg(long, value_name = "N")]
     pub(super) ns: Option<u32>,

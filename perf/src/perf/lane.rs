@@ -10,6 +10,7 @@ use slipring::dma::{DmaBuffer, DmaSlice};
 use slipring::poller::{QpairError, QueuePair};
 use slipring::ring::Outcome;
 use slipring::spec::completion::Completion;
+use std::time::Duration;
 
 /// Completions taken from one queue pair before the next has its turn.
 const BATCH: usize = 32;
@@ -223,6 +224,11 @@ impl Lane {
         };
         submitted.map_err(Error::failed)?;
         Ok(true)
+    }
+
+    /// Sleeps until something completes, at most for `timeout`.
+    pub(super) fn wait(&mut self, timeout: Duration) {
+        self.qpair.wait(timeout);
     }
 
     /// Takes what has completed, and says how much; [`Lane::settle`] goes through it.

@@ -4,7 +4,7 @@
 use super::args::PerfArgs;
 use super::lane::{Lane, Ledger, Source};
 use super::worker::{Schedule, Tally, Worker};
-use crate::device::{self, Session};
+use crate::device::{Address, Session};
 use crate::error::Error;
 use crate::identify;
 use crate::latency::Clock;
@@ -36,15 +36,19 @@ impl Plan {
         check_alone(args)?;
         let cores = args.core_mask.as_deref().map_or(Ok(Vec::new()), cores::parse)?;
         report::check_writable(args.json.as_deref())?;
-        let config = device::parse(&args.address)?;
+        let address = Address::parse(&args.address)?;
         // A pinned worker's core is no place for the device's thread.
         let device_core = if cores.is_empty() { None } else { cores::other_than(&cores) };
         let workers = cores.len().max(1) as u64;
         let per_namespace = workers * u64::from(args.qpairs);
-        let most = per_namespace * (config.namespaces.len() as u64).max(1) + 1;
+        let most = per_namespace * args.ns.map_or(address.namespaces(), |_| 1) + 1;
         let io_queues = most.min(MAX_IO_QUEUES) as u16;
-        let options = CtrlrOptions { io_queues: io_queues.max(2), ..CtrlrOptions::default() };
-        let mut session = Session::open(&args.address, device_core, options)?;
+        let options = CtrlrOptions {
+            io_queues: io_queues.max(2),
+            interrupts: args.interrupts,
+            ..CtrlrOptions::default()
+        };
+        let mut session = Session::open(&address, device_core, options)?;
         let namespaces = choose(&mut session, args)?;
         let seed = args.seed.unwrap_or_else(|| if args.verify { 0 } else { numbers::fresh_seed() });
         let fills_first = args.verify && !args.pattern.writes() && session.device.is_volatile;
@@ -112,7 +116,15 @@ impl Plan {
             Schedule { offset_ns: number as f64 * between_all, interval_ns: count as f64 * between_all }
         });
         let core = self.cores.get(number).copied();
-        Ok(Worker { core, lanes, poller: None, schedule, clock: clock.clone(), tally: Tally::new() })
+        Ok(Worker {
+            core,
+            lanes,
+            poller: None,
+            schedule,
+            clock: clock.clone(),
+            waits: args.interrupts,
+            tally: Tally::new(),
+        })
     }
 
     /// The lane at `place` of `places` in `namespace`.
@@ -158,7 +170,7 @@ impl Plan {
 /// What can be wrong without a look at the device.
 fn check_alone(args: &PerfArgs) -> Result<(), Error> {
     if args.queue_depth == 0 {
-        let _ = device::parse(&args.address)?;
+        let _ = Address::parse(&args.address)?;
         return Err(Error::input(
             "queue depth 0 does nothing: expected 1 or more, up to what the controller's queues hold (-q)",
         ));

@@ -13,7 +13,7 @@ use crossbeam_utils::CachePadded;
 use slipring::poller::{Poller, pin_to_core};
 use slipring::ring::LockFree;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Rounds without a completion after which other threads are let in, and the poller's time is read anew.
 const IDLE_ROUNDS: u32 = 1024;
@@ -99,6 +99,8 @@ pub(super) struct Worker {
     pub(super) poller: Option<Poller<LockFree>>,
     pub(super) schedule: Option<Schedule>,
     pub(super) clock: Clock,
+    /// Whether to wait for interrupts when there is nothing to do.
+    pub(super) waits: bool,
     pub(super) tally: Tally,
 }
 
@@ -108,6 +110,9 @@ impl Tally {
         Self { histogram: Histogram::new(), reads: 0, writes: 0, duration_ns: 0, not_started: 0, found }
     }
 }
+
+/// The longest wait for one lane's interrupt.
+const WAIT: Duration = Duration::from_millis(1);
 
 impl Worker {
     /// Does `work` on the calling thread, as worker `number`, until it is done or [`Stage::Stop`], and until nothing is in flight.
@@ -146,6 +151,10 @@ impl Worker {
                 shared.ios[number].store(run.ios, Ordering::Relaxed);
             } else {
                 run.idle_rounds += 1;
+                if self.waits {
+                    self.wait(&run);
+                    time = Instant::now();
+                }
             }
             let is_over = stage == Stage::Stop || work != Work::Pattern;
             if is_over && self.lanes.iter().all(Lane::is_idle) {
@@ -163,6 +172,12 @@ impl Worker {
                 shared.stop();
             }
         }
+    }
+
+    /// Sleeps until the next lane's interrupt, in turn; briefly, as there are other lanes, a poller, and a schedule to look after.
+    fn wait(&mut self, run: &Run) {
+        let lane = run.idle_rounds as usize % self.lanes.len();
+        self.lanes[lane].wait(WAIT);
     }
 
     /// One round over all lanes; says how many I/Os completed.

@@ -3,12 +3,11 @@
 
 use super::ledger::{Ledger, Sum};
 use super::sender::Sender;
-use crate::device::Device;
+use crate::device::{Address, Device};
 use crate::error::Error;
 use crate::numbers::{Random, mix};
 use slipring::ctrlr::{Ctrlr, CtrlrOptions, Namespace, ResetError};
 use slipring::dma::DmaSlice;
-use slipring::emulated::Config;
 use slipring::poller::{PollError, Poller, PollerError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{LockFree, Outcome};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -69,8 +68,8 @@ pub(super) struct Life {
 }
 
 /// Lives through one episode of about `length`, whose decisions follow from `seed`.
-pub(super) fn live(config: &Config, length: Duration, seed: u64) -> Result<Life, Error> {
-    let device = Device::start(config.clone(), None)?;
+pub(super) fn live(address: &Address, length: Duration, seed: u64) -> Result<Life, Error> {
+    let device = Device::open(address, None)?;
     let mut random = Random::new(seed);
     // Small rings fill up, large ones do not: both matter.
     let ring_slots = [4, 64, 1024][random.below(3) as usize];
@@ -112,7 +111,7 @@ pub(super) fn live(config: &Config, length: Duration, seed: u64) -> Result<Life,
         (cycles, resetter.join().unwrap_or_else(|_| episode.panicked()))
     });
     episode.wait_for_callbacks();
-    let violations = device.transport.violations();
+    let violations = device.violations();
     let (late, broken): (Vec<_>, Vec<_>) = violations.iter().partition(|what| what.ends_with(LATE_DOORBELL));
     if let Some(violation) = broken.first() {
         episode.fail(&format!("the driver broke a rule of NVMe: {violation}"));

@@ -6,10 +6,11 @@ mod episode;
 mod ledger;
 mod sender;
 
+use crate::device::Address;
 use crate::error::Error;
+use crate::interrupt;
 use crate::numbers::{self, Random};
 use crate::report::{self, table, thousands};
-use crate::{device, interrupt};
 use ledger::Sum;
 use serde::Serialize;
 use std::io::Write;
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &StressArgs) -> Result<ExitCode, Error> {
     if args.seconds.is_zero() {
         return Err(Error::input("a storm of 0 seconds shows nothing: expected seconds above 0 (--seconds)"));
     }
-    let config = device::parse(&args.address)?;
+    let address = Address::parse(&args.address)?;
     report::check_writable(args.json.as_deref())?;
     let seed = args.seed.unwrap_or_else(numbers::fresh_seed);
     interrupt::catch()?;
@@ -89,7 +90,7 @@ pub(crate) fn run(args: &StressArgs) -> Result<ExitCode, Error> {
     while begin.elapsed() < args.seconds && json.is_clean() && !interrupt::came() {
         let length = Duration::from_micros(1 + random.below(LONGEST_EPISODE_US));
         let left = args.seconds.saturating_sub(begin.elapsed());
-        let life = episode::live(&config, length.min(left), random.next())?;
+        let life = episode::live(&address, length.min(left), random.next())?;
         json.sum += life.sum;
         json.register_cycles += life.register_cycles;
         json.attach_cycles += 1;
