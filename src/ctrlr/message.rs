@@ -49,6 +49,8 @@ impl Message {
 }
 
 /// The answer to a message that was executed.
+// Whole words: halves that are stored one by one and then copied as one word hold the processor up, once per message.
+#[repr(u64)]
 #[derive(Debug)]
 pub enum Reply {
     /// What the controller answered to an admin or I/O command.

@@ -27,6 +27,9 @@ mod lockfree;
 mod mailbox;
 pub mod mpsc;
 mod outcome;
+#[cfg(not(loom))]
+#[doc(hidden)]
+pub mod probe;
 mod published;
 #[cfg(not(loom))]
 pub mod rivals;
@@ -59,6 +62,18 @@ use sealed::Sealed;
 
 /// The size of a cache line on the machines that matter; pairs of them are prefetched together.
 const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line at `address`, which may be any address at all, to be written soon.
+#[inline]
+fn prefetch_to_write(address: *const u8) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    // SAFETY: a prefetch is a hint that never faults; processors without this one take it for a no-op.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    let _ = address;
+}
 
 /// Asks for the cache line at `address`, which may be any address at all.
 #[inline]

@@ -5,8 +5,11 @@
 //! # The protocol
 //! A producer claims position `p` by moving `tail` from `p` to `p + 1`, writes slot `p & mask` and stores
 //! `p + 1` into the slot's sequence. The consumer takes position `p` when it reads `p + 1` there, and gives the slot
-//! back by storing `p + capacity`. A producer that is preempted between claim and store holds back
+//! back by moving `head` on. A producer that is preempted between claim and store holds back
 //! the messages behind it; the consumer sees "nothing yet" and goes on with its life.
+//!
+//! The consumer never writes to a slot, and producers seldom read `head`: they keep how far slots are free in `free_until`, beside their
+//! own `tail`, and look at `head` when that is used up. So a message costs the way of its own cache lines, there and no more.
 //!
 //! [`Ring::close`] sets a bit in `tail`. A claim is a compare-and-swap on the same word, so the bit decides for
 //! each push, once and for all: claimed before (the drain will find it) or refused.
@@ -19,9 +22,11 @@
 //! are taken in order, so the slot of the newest claim had been given back by then, and the chain says so to who makes that claim. (The way of its
 //! own credit does not: it may have left long ago.)
 //!
+//! (In the same chain `head` is read after `tail`, so the newest claim's maker reads a `head` at least that new.)
+//!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
-use super::{CACHE_LINE, prefetch};
+use super::{CACHE_LINE, prefetch, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
@@ -39,7 +44,13 @@ pub enum PushError<T> {
     Closed(T),
 }
 
-/// A slot is written by the producer that claimed it and read by the consumer, in turns that `sequence` decides.
+/// How many slots ahead of its claim a producer asks for the next ones, which lie in the consumer's cache: as long as the way takes.
+const WRITE_AHEAD: u64 = 6;
+
+/// How many slots a consumer looks at before it takes the first of them.
+const READ_AHEAD: usize = 8;
+
+/// A slot is written by the producer that claimed it and read by the consumer, in turns that `sequence` and `head` decide.
 #[repr(C, align(64))]
 struct Slot<T> {
     sequence: AtomicU64,
@@ -71,12 +82,20 @@ impl<T> Slot<T> {
 /// Any thread may push and close. Only one thread at a time may consume, which is why [`Ring::consume`] is
 /// unsafe: the publication protocol (`super::published`) decides whose turn it is.
 pub struct Ring<T> {
-    /// Producers: the next position to claim, and [`CLOSED`].
-    tail: CachePadded<AtomicU64>,
+    /// The producers' line.
+    claims: CachePadded<Claims>,
     /// The consumer's: the next position to take. Atomic only so that whoever inherits the role finds it.
     head: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
     mask: u64,
+}
+
+/// What producers share among themselves.
+struct Claims {
+    /// The next position to claim, and [`CLOSED`].
+    tail: AtomicU64,
+    /// Positions below it are free, or were when they were claimed. Behind the truth, never ahead of it.
+    free_until: AtomicU64,
 }
 
 // SAFETY: a value is moved in by one thread and out by another, so `T: Send` is needed and enough: no reference
@@ -95,14 +114,12 @@ impl<T> Ring<T> {
             capacity.is_power_of_two() && capacity >= 2,
             "ring capacity {capacity}: a power of two, 2 or more"
         );
-        let slots = (0..capacity as u64)
-            .map(|index| Slot {
-                sequence: AtomicU64::new(index),
-                value: UnsafeCell::new(MaybeUninit::uninit()),
-            })
-            .collect();
+        // No position's message has sequence 0.
+        let empty = || Slot { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
+        let slots = (0..capacity).map(|_| empty()).collect();
+        let claims = Claims { tail: AtomicU64::new(0), free_until: AtomicU64::new(capacity as u64) };
         Self {
-            tail: CachePadded::new(AtomicU64::new(0)),
+            claims: CachePadded::new(claims),
             head: CachePadded::new(AtomicU64::new(0)),
             slots,
             mask: capacity as u64 - 1,
@@ -117,7 +134,7 @@ impl<T> Ring<T> {
     /// How many positions are claimed and not yet taken; a snapshot, exact only while nobody pushes or takes.
     pub fn len(&self) -> usize {
         // Relaxed: a statistic; nothing is read through these positions.
-        let tail = self.tail.load(Ordering::Relaxed) & !CLOSED;
+        let tail = self.claims.tail.load(Ordering::Relaxed) & !CLOSED;
         // Relaxed: as above.
         tail.saturating_sub(self.head.load(Ordering::Relaxed)) as usize
     }
@@ -173,42 +190,57 @@ impl<T> Ring<T> {
         // Acquire: pairs with the Release of earlier claims: the slots that they found free are free for us. As for the
         // position itself it is only a guess, which the compare-and-swap below checks.
         let acquire = ordering(Ordering::Acquire, Protection::ClaimOrder);
-        let mut tail = self.tail.load(acquire);
+        let mut tail = self.claims.tail.load(acquire);
         loop {
             if tail & CLOSED != 0 && protected(Protection::ClosedBit) {
                 return Err(ClaimError::Closed);
             }
             let position = tail & !CLOSED;
-            let mut count = wanted as u64;
-            // The consumer gives slots back in order: if the last of a stretch is free, so are those before it.
-            let free = loop {
-                // Acquire: pairs with the Release in `consume`, so that our write comes after its read.
-                let sequence = self.slot(position + count - 1).sequence.load(Ordering::Acquire);
-                let ahead = sequence.wrapping_sub(position + count - 1).cast_signed();
-                if ahead == 0 {
-                    break true;
-                }
-                if ahead > 0 || count == 1 {
-                    break false;
-                }
-                count /= 2;
-            };
-            if free {
+            let free = self.free_until(position + wanted as u64).saturating_sub(position);
+            let count = free.min(wanted as u64);
+            if count > 0 {
                 // Release: pairs with the Acquires of later claims. Who owns a position, and what came before CLOSED, is decided by the
                 // word's own modification order; the message is published by the slot's sequence.
                 let release = ordering(Ordering::Release, Protection::ClaimOrder);
-                match self.tail.compare_exchange_weak(tail, tail + count, release, acquire) {
+                match self.claims.tail.compare_exchange_weak(tail, tail + count, release, acquire) {
                     Ok(_) => return Ok((position, count as usize)),
                     Err(now) => tail = now,
                 }
             } else {
                 // Acquire: as above. Full only if nobody moved the tail meanwhile; else try again with the new one.
-                let now = self.tail.load(acquire);
+                let now = self.claims.tail.load(acquire);
                 if now == tail {
                     return Err(ClaimError::Full);
                 }
                 tail = now;
             }
+        }
+    }
+
+    /// Up to where positions are free; looks at the consumer's head only when what is known does not reach to `wanted`.
+    #[inline]
+    fn free_until(&self, wanted: u64) -> u64 {
+        // Acquire: pairs with the Release in `look_at_head`, by whichever producer: so our write comes after the consumer's read.
+        let known = self.claims.free_until.load(Ordering::Acquire);
+        if known >= wanted { known } else { self.look_at_head() }
+    }
+
+    #[cold]
+    fn look_at_head(&self) -> u64 {
+        // Acquire: pairs with the Release in `consume`, so that our write comes after its read.
+        let free_until = self.head.load(Ordering::Acquire) + self.slots.len() as u64;
+        // Release: pairs with the Acquire in `free_until`. An older value may overwrite a newer one, and is as true.
+        self.claims.free_until.store(free_until, Ordering::Release);
+        free_until
+    }
+
+    /// Asks for the slot that a producer will write a few claims after `position`.
+    #[inline]
+    fn prefetch_ahead(&self, position: u64) {
+        let slot = std::ptr::from_ref(self.slot(position + WRITE_AHEAD)).cast::<u8>();
+        prefetch_to_write(slot);
+        if size_of::<Slot<T>>() > CACHE_LINE {
+            prefetch_to_write(slot.wrapping_add(CACHE_LINE));
         }
     }
 
@@ -224,7 +256,9 @@ impl<T> Ring<T> {
         match claimed {
             Ok((position, _)) => {
                 // SAFETY: as above; the reference ends before the value is handed over.
-                let slot: *const Slot<T> = unsafe { &*ring }.slot(position);
+                let this = unsafe { &*ring };
+                this.prefetch_ahead(position);
+                let slot: *const Slot<T> = this.slot(position);
                 // SAFETY: claimed by us. Its last access is the store that hands the value over.
                 unsafe { Slot::fill(slot, position, value) };
                 Ok(())
@@ -237,6 +271,7 @@ impl<T> Ring<T> {
     /// Writes a claimed slot and hands it to the consumer.
     #[inline]
     fn fill(&self, position: u64, value: T) {
+        self.prefetch_ahead(position);
         // SAFETY: `position` was claimed by this thread, in a ring that `self` keeps alive.
         unsafe { Slot::fill(self.slot(position), position, value) };
     }
@@ -262,42 +297,56 @@ impl<T> Ring<T> {
         let mut head = self.head.load(Ordering::Relaxed);
         let mut taken = 0;
         while taken < max {
-            let slot = self.slot(head);
-            // Acquire: pairs with the Release in `fill`.
-            if slot.sequence.load(Ordering::Acquire) != head + 1 {
+            let ready = self.ready(head, (max - taken).min(READ_AHEAD));
+            if ready == 0 {
                 break;
             }
-            prefetch(std::ptr::from_ref(self.slot(head + 1)).cast());
-            if size_of::<Slot<T>>() > CACHE_LINE {
-                prefetch(std::ptr::from_ref(self.slot(head + 1)).cast::<u8>().wrapping_add(CACHE_LINE));
+            for _ in 0..ready {
+                let value = self.slot(head).value.with_mut(|cell| {
+                    // SAFETY: `ready` says that the slot holds the message of position `head`, written before the Release that it
+                    // acquired; we are the only consumer, and moving `head` on makes sure that it is read only once.
+                    unsafe { cell.cast::<T>().read() }
+                });
+                head += 1;
+                // Release: pairs with the Acquire in `look_at_head`: the slot's next writer comes after our read. Before `each`, so
+                // that who sends again because of this message finds its slot free.
+                self.head.store(head, ordering(Ordering::Release, Protection::SlotReturn));
+                each(value);
             }
-            let value = slot.value.with_mut(|cell| {
-                // SAFETY: the sequence says that the slot holds the message of position `head`, written before the Release that we
-                // acquired; we are the only consumer, and moving `head` on makes sure that it is read only once.
-                unsafe { cell.cast::<T>().read() }
-            });
-            // Release: pairs with the Acquire in `claim`: the slot's next writer comes after our read.
-            let release = ordering(Ordering::Release, Protection::SlotReturn);
-            slot.sequence.store(head + self.slots.len() as u64, release);
-            head += 1;
-            taken += 1;
-            // Relaxed: see above.
-            self.head.store(head, Ordering::Relaxed);
-            each(value);
+            taken += ready;
         }
         taken
+    }
+
+    /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not
+    /// each when the one before it has been dealt with.
+    #[inline]
+    fn ready(&self, head: u64, max: usize) -> usize {
+        let mut count = 0;
+        while count < max {
+            let slot = self.slot(head + count as u64);
+            if size_of::<Slot<T>>() > CACHE_LINE {
+                prefetch(std::ptr::from_ref(slot).cast::<u8>().wrapping_add(CACHE_LINE));
+            }
+            // Acquire: pairs with the Release in `fill`, for who reads the value.
+            if slot.sequence.load(Ordering::Acquire) != head + count as u64 + 1 {
+                break;
+            }
+            count += 1;
+        }
+        count
     }
 
     /// Closes the ring: from now on every push is refused. What was claimed before stays to be consumed. Idempotent.
     pub fn close(&self) {
         // Relaxed: see `claim`; the modification order of this one word decides.
-        self.tail.fetch_or(CLOSED, Ordering::Relaxed);
+        self.claims.tail.fetch_or(CLOSED, Ordering::Relaxed);
     }
 
     /// Whether [`Ring::close`] was called.
     pub fn is_closed(&self) -> bool {
         // Relaxed: a closed ring stays closed; nothing else is concluded from it.
-        self.tail.load(Ordering::Relaxed) & CLOSED != 0
+        self.claims.tail.load(Ordering::Relaxed) & CLOSED != 0
     }
 }
 

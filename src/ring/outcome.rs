@@ -103,6 +103,7 @@ impl<R> Responder<R> {
     }
 
     /// Delivers `outcome`. Does not wake sleepers: whoever delivers calls [`super::bell::Bell::ring`] after its last delivery.
+    #[inline(always)]
     pub(crate) fn deliver(mut self, outcome: Outcome<R>) {
         if let Some(target) = self.0.take() {
             target.deliver(outcome);
@@ -119,8 +120,16 @@ impl<R> Responder<R> {
 }
 
 impl<R> Target<R> {
-    #[inline]
+    #[inline(always)]
     fn deliver(self, outcome: Outcome<R>) {
+        match self {
+            Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
+            other => other.deliver_to_one(outcome),
+        }
+    }
+
+    #[inline(never)]
+    fn deliver_to_one(self, outcome: Outcome<R>) {
         match self {
             Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
             Self::Cell(cell) => cell.deliver(outcome),
