@@ -33,6 +33,9 @@ const MESSAGES_PER_POLL: usize = 8;
 /// The most completions taken from the admin and the external queue each per poll.
 const COMPLETIONS_PER_POLL: usize = 32;
 
+/// How exactly it is known when the poller last polled, which only errors tell: less often than it polls, as it is not free.
+const NOTE_PERIOD: Duration = Duration::from_millis(1);
+
 /// Who asked for an admin command.
 pub(super) enum Owner {
     /// A message: the answer goes to its sender.
@@ -100,6 +103,8 @@ pub(crate) struct Core {
     pub(super) scratch: Option<DmaBuffer>,
     /// When to look at the controller's health next.
     watch_at: Instant,
+    /// When to look at what is timed at all: the earlier of the watch and the next note that the poller has polled.
+    due_at: Instant,
 }
 
 impl Core {
@@ -113,6 +118,7 @@ impl Core {
         let now = Instant::now();
         Self {
             watch_at: now + hub.options.watch_period,
+            due_at: now,
             hub,
             admin,
             external: None,
@@ -144,11 +150,19 @@ impl Core {
     }
 
     /// Executes one message; its outcome comes now or with a completion.
+    ///
+    /// Closures here and all else elsewhere, so that no message is copied whole from function to function on its way to a closure.
+    #[inline(always)]
     pub(crate) fn execute(&mut self, envelope: Envelope) {
         let Envelope { message, responder } = envelope;
-        if let Message::Call(call) = message {
-            return self.call(call, responder);
+        match message {
+            Message::Call(call) => self.call(call, responder),
+            message => self.execute_command(message, responder),
         }
+    }
+
+    #[inline(never)]
+    fn execute_command(&mut self, message: Message, responder: Responder) {
         if matches!(self.phase, Phase::Stopped) {
             return responder.deliver(Outcome::Aborted(Aborted::unexecuted(self.stop_reason())));
         }
@@ -176,6 +190,7 @@ impl Core {
         }
     }
 
+    #[inline]
     fn call(&mut self, call: super::message::Call, responder: Responder) {
         let inside = InsidePoll::enter();
         let result = contain_panic(|| call(&mut Turn { core: self }));
@@ -341,10 +356,18 @@ impl Core {
         }
     }
 
-    /// Whether the health watch, or a step of what is in progress, is due.
+    /// Whether anything timed is due: one comparison, since it is made in every poll.
     #[inline(always)]
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        now >= self.watch_at
+        now >= self.due_at
+    }
+
+    /// What is timed: notes that the poller has polled, and watches the controller when it is time to. True as [`Core::watch`].
+    #[cold]
+    pub(crate) fn look_at_time(&mut self, now: Instant) -> bool {
+        self.hub.reader.polled(now.saturating_duration_since(self.hub.epoch));
+        self.due_at = self.watch_at.min(now + NOTE_PERIOD);
+        now >= self.watch_at && self.watch(now)
     }
 
     /// How long until the next look at the controller's health.
@@ -353,8 +376,7 @@ impl Core {
     }
 
     /// Looks whether the controller is still there and well. True when the system wants the device back and nobody objects.
-    #[cold]
-    pub(crate) fn watch(&mut self, now: Instant) -> bool {
+    fn watch(&mut self, now: Instant) -> bool {
         self.watch_at = now + self.hub.options.watch_period;
         if !matches!(self.phase, Phase::Running) {
             return false;

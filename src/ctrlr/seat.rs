@@ -50,7 +50,7 @@ impl<S: Scheme> Seat<S> {
 #[derive(Debug)]
 pub(crate) struct ReaderRecord {
     name: ArcSwapOption<String>,
-    /// Nanoseconds since the hub's epoch; written by the poller on each poll, its own cache line.
+    /// Nanoseconds since the hub's epoch; written by the poller now and then, its own cache line.
     last_poll_ns: CachePadded<AtomicU64>,
 }
 
@@ -69,7 +69,6 @@ impl ReaderRecord {
         self.name.store(None);
     }
 
-    #[inline(always)]
     pub(crate) fn polled(&self, since_epoch: Duration) {
         // Relaxed: an observation for error messages. The product fits 64 bits for 584 years.
         self.last_poll_ns.store(
@@ -94,7 +93,7 @@ impl ReaderRecord {
 pub struct Stalled {
     /// The poller's name, or `None` when nobody polls.
     pub poller: Option<String>,
-    /// When it last polled, or `None` when it never has.
+    /// When it last polled, to about a millisecond, or `None` when it never has.
     pub last_poll_ago: Option<Duration>,
 }
 

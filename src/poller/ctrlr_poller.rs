@@ -87,7 +87,6 @@ impl<S: Scheme> Poller<S> {
         if hub.attention.bits() != 0 {
             return self.poll_attentive(now);
         }
-        hub.reader.polled(now.saturating_duration_since(hub.epoch));
         let Seated { receiver, core } = &mut **seated;
         receiver.enter();
         let messages = receiver.receive(core.message_budget(), |envelope| core.execute(envelope));
@@ -129,7 +128,7 @@ impl<S: Scheme> Poller<S> {
             core.after_work();
         }
         if core.is_due(now) {
-            let is_wanted_back = core.watch(now);
+            let is_wanted_back = core.look_at_time(now);
             if is_wanted_back {
                 self.detach_for_removal();
             }
