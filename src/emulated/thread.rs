@@ -12,11 +12,10 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::device::Device;
 
-/// Steps without work before the thread looks at the clock.
+/// Steps without work before the thread lets others run between two steps.
 const SPINS: u32 = 256;
-/// Time without work after which the thread sleeps between two steps. It never yields: on a core with a busy thread each yield costs the rest of a slice, and a
-/// device that yields is starved for seconds.
-const SPIN_TIME: Duration = Duration::from_micros(100);
+/// Time without work after which the thread sleeps between two steps.
+const SPIN_TIME: Duration = Duration::from_millis(1);
 /// How long it sleeps then.
 const SLEEP: Duration = Duration::from_micros(50);
 
@@ -94,7 +93,7 @@ fn run(mut device: Device, stop: &AtomicBool) {
         }
         let since = *idle_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SPIN_TIME {
-            std::hint::spin_loop();
+            thread::yield_now();
         } else if device.is_abandoned() {
             return;
         } else {

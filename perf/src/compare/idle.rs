@@ -1,0 +1,49 @@
+//! Measure 1: what one poll costs in which nothing happens.
+#![forbid(unsafe_code)]
+
+use super::rig::Rig;
+use crate::error::Error;
+use slipring::ring::Scheme;
+use slipring::ring::probe::Probe;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+/// Polls per reading of the clock.
+const BATCH: u32 = 2048;
+
+/// The external part alone: the attention word and the ring, as each poll looks at them. Nanoseconds per poll, the median of batches.
+pub(super) fn external_ns<S: Scheme>(duration: Duration) -> Result<f64, Error> {
+    let mut probe = Probe::<S>::new(1024);
+    median_of_batches(duration, || {
+        black_box(black_box(&mut probe).poll(|_| {}));
+        Ok(())
+    })
+}
+
+/// The whole poll of an attached controller with a registered producer. The time is read once per batch, as who polls many reads it.
+pub(super) fn whole_ns<S: Scheme>(rig: &mut Rig<S>, duration: Duration) -> Result<f64, Error> {
+    rig.quiesce()?;
+    let now = Instant::now();
+    let poller = &mut rig.poller;
+    median_of_batches(duration, || {
+        black_box(black_box(&mut *poller).poll(now).map_err(Error::failed)?);
+        Ok(())
+    })
+}
+
+#[inline(always)]
+fn median_of_batches(duration: Duration, mut once: impl FnMut() -> Result<(), Error>) -> Result<f64, Error> {
+    let mut batches = Vec::new();
+    let started = Instant::now();
+    let mut before = started;
+    while before - started < duration || batches.len() < 3 {
+        for _ in 0..BATCH {
+            once()?;
+        }
+        let now = Instant::now();
+        batches.push((now - before).as_nanos() as f64 / f64::from(BATCH));
+        before = now;
+    }
+    batches.sort_by(f64::total_cmp);
+    Ok(batches[batches.len() / 2])
+}

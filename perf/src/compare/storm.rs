@@ -1,0 +1,152 @@
+//! Measure 4: what the poller feels while others register and unregister without pause, more of them than their core can run at once.
+//!
+//! Four threads share one core, at the same total rate under every scheme, each busy until its next turn: so the kernel takes the core away from
+//! them all the time, now and then in the middle of a registration. Who holds a lock then keeps it until the kernel lets it run again, and
+//! the poller, alone on its own core, waits for that. What the poller waited for its own core is subtracted: that is nobody's lock.
+#![forbid(unsafe_code)]
+
+use super::ledger::{Counts, Ledger};
+use super::machine::{Cores, RunQueueWait, nanoseconds, pin};
+use super::rig::Rig;
+use crate::error::Error;
+use crate::latency::Histogram;
+use slipring::ctrlr::{Ctrlr, Reply};
+use slipring::ring::{Mailbox, Scheme};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Threads that register and unregister, all on one core.
+pub(super) const THREADS: usize = 4;
+/// Cycles of register, send, unregister per second, of all threads together: well below what the slowest scheme can do here, so that all
+/// do the same.
+pub(super) const CYCLES_PER_S: u64 = 20_000;
+/// A poll that takes longer has waited for something.
+const STALL: Duration = Duration::from_micros(25);
+/// Outcomes of one thread in flight.
+const WINDOW: usize = 64;
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the poller felt.
+pub(super) struct Storm {
+    /// How long each poll took, one reading of the clock included.
+    pub(super) poll: Histogram,
+    /// Time in polls of over 25 us less the poller's own run-queue wait in them, in milliseconds per second.
+    pub(super) stall_ms_per_s: f64,
+    /// Register and unregister cycles per second that were really done.
+    pub(super) cycles_per_s: f64,
+    /// The share of the time that the poller waited for its core, 0 to 1.
+    pub(super) wait_share: f64,
+    pub(super) counts: Counts,
+}
+
+/// Runs a storm (or, with no cycles, a calm) of `duration`.
+pub(super) fn run<S: Scheme>(
+    rig: &mut Rig<S>,
+    cores: &Cores,
+    cycles_per_s: u64,
+    duration: Duration,
+) -> Result<Storm, Error> {
+    rig.quiesce()?;
+    let ctrlr = rig.ctrlr.clone();
+    let (stop_storm, stop_polling) = (AtomicBool::new(false), AtomicBool::new(false));
+    let schedule = Schedule {
+        started: Instant::now(),
+        period_ns: 1_000_000_000u64.checked_div(cycles_per_s),
+        next: AtomicU64::new(0),
+        done: AtomicU64::new(0),
+    };
+    std::thread::scope(|scope| {
+        let polling = scope.spawn(|| poll(rig, cores.poller, &stop_polling));
+        let threads = if cycles_per_s == 0 { 0 } else { THREADS };
+        let storming: Vec<_> = (0..threads)
+            .map(|index| {
+                let (ctrlr, schedule, stop, core) = (&ctrlr, &schedule, &stop_storm, cores.sender(0));
+                scope.spawn(move || cycle(ctrlr, &format!("storm {index}"), core, schedule, stop))
+            })
+            .collect();
+        std::thread::sleep(duration);
+        let (took, cycles) = (schedule.started.elapsed(), schedule.done.load(Ordering::Relaxed));
+        stop_storm.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = storming.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        stop_polling.store(true, Ordering::Relaxed);
+        let mut storm = polling.join().map_err(|_| Error::failed("the polling thread panicked"))??;
+        storm.cycles_per_s = cycles as f64 / took.as_secs_f64();
+        for one in ended {
+            storm.counts.add(&one.map_err(|_| Error::failed("a storming thread panicked"))??);
+        }
+        Ok(storm)
+    })
+}
+
+/// Whose turn it is when: one count for all threads, so that the total rate is kept while some of them do not run.
+struct Schedule {
+    started: Instant,
+    period_ns: Option<u64>,
+    next: AtomicU64,
+    done: AtomicU64,
+}
+
+impl Schedule {
+    /// Waits, busily, for the next turn; false when the storm is over.
+    fn wait(&self, stop: &AtomicBool) -> bool {
+        // Relaxed: only the count matters.
+        let turn = self.next.fetch_add(1, Ordering::Relaxed);
+        let due = Duration::from_nanos(turn * self.period_ns.unwrap_or(0));
+        while !stop.load(Ordering::Relaxed) {
+            if self.started.elapsed() >= due {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
+fn cycle<S: Scheme>(
+    ctrlr: &Ctrlr<S>,
+    name: &str,
+    core: usize,
+    schedule: &Schedule,
+    stop: &AtomicBool,
+) -> Result<Counts, Error> {
+    pin(core)?;
+    let mut ledger = Ledger::new();
+    let mut mailbox: Mailbox<Reply> = Mailbox::new(WINDOW);
+    while schedule.wait(stop) {
+        let producer = ctrlr.register(name).map_err(Error::failed)?;
+        // A refusal is counted, and none is expected: the window is larger than what one cycle leaves behind.
+        let _ = ledger.send(&producer, &mut mailbox);
+        ctrlr.unregister(name, TIMEOUT).map_err(Error::failed)?;
+        ledger.receive(&mut mailbox);
+        schedule.done.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(ledger.close(&mut mailbox))
+}
+
+/// The polling thread: every poll is timed, and every long one is explained as far as it can be.
+fn poll<S: Scheme>(rig: &mut Rig<S>, core: usize, stop: &AtomicBool) -> Result<Storm, Error> {
+    pin(core)?;
+    let mut waited = RunQueueWait::of_this_thread();
+    let (mut polls, mut stall_ns) = (Histogram::new(), 0);
+    let started = Instant::now();
+    let mut before = started;
+    while !stop.load(Ordering::Relaxed) {
+        rig.poller.poll(before).map_err(Error::failed)?;
+        let after = Instant::now();
+        let took = after - before;
+        polls.record(nanoseconds(took));
+        if took > STALL {
+            stall_ns += (took.as_nanos() as u64).saturating_sub(waited.since_last());
+        }
+        rig.device.step();
+        before = Instant::now();
+        if before - after > STALL {
+            // What was waited for outside a poll must not explain the next one away.
+            waited.since_last();
+        }
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let stall_ms_per_s = stall_ns as f64 / 1e6 / seconds;
+    let wait_share = waited.total() as f64 / 1e9 / seconds;
+    Ok(Storm { poll: polls, stall_ms_per_s, cycles_per_s: 0.0, wait_share, counts: Counts::default() })
+}
