@@ -106,7 +106,8 @@ impl Core {
         let mut index = 0;
         while let Some((slot, _)) = self.connect_waiters.get(index) {
             let reply = match slot.state() {
-                SlotState::Connected => Reply::Connected,
+                // Also when a reset has come since: its owner then connects it again while it polls, but not while it waits for this answer.
+                SlotState::Connected | SlotState::Quiescing | SlotState::Stopped => Reply::Connected,
                 SlotState::Refused => Reply::Refused(Refusal::Status(Status(slot.refusal()))),
                 // Dropped by an owner that did not wait.
                 SlotState::Released | SlotState::Deleting | SlotState::Abandoned | SlotState::Free => {

@@ -12,10 +12,11 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::device::Device;
 
-/// Steps without work before the thread lets others run between two steps.
+/// Steps without work before the thread looks at the clock.
 const SPINS: u32 = 256;
-/// Time without work after which the thread sleeps between two steps.
-const SPIN_TIME: Duration = Duration::from_millis(1);
+/// Time without work after which the thread sleeps between two steps. It never yields: on a core with a busy thread each yield costs the rest of a slice, and a
+/// device that yields is starved for seconds.
+const SPIN_TIME: Duration = Duration::from_micros(100);
 /// How long it sleeps then.
 const SLEEP: Duration = Duration::from_micros(50);
 
@@ -93,7 +94,7 @@ fn run(mut device: Device, stop: &AtomicBool) {
         }
         let since = *idle_since.get_or_insert_with(Instant::now);
         if since.elapsed() < SPIN_TIME {
-            thread::yield_now();
+            std::hint::spin_loop();
         } else if device.is_abandoned() {
             return;
         } else {
