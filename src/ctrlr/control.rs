@@ -7,19 +7,45 @@ use super::message::Envelope;
 use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
 use crate::ring::inside::is_inside_poll;
-use crate::ring::scheme::{Channel, Quiet};
+use crate::ring::scheme::{Channel, Gate, HeldOf, Quiet};
 use crate::ring::{AbortReason, Aborted, Outcome, Scheme};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 type RetiringOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Retiring;
+type GateOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Gate;
 type QuietOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Quiet;
 
 /// All that the handles of one controller share.
 pub(crate) struct Shared<S: Scheme> {
     pub(crate) hub: Arc<Hub>,
-    pub(super) control: Mutex<Control<S>>,
+    /// What [`Shared::lock`] enters first.
+    gate: GateOf<S>,
+    control: Mutex<Control<S>>,
     pub(crate) seat: Seat<S>,
+}
+
+/// The control mutex, locked, behind the scheme's gate: in the schemes whose polls take a lock, that lock is held by control operations,
+/// and nothing waits for the mutex while it holds the lock.
+pub(super) struct Locked<'a, S: Scheme> {
+    // Dropped in this order.
+    control: MutexGuard<'a, Control<S>>,
+    held: HeldOf<'a, S::Channel<Envelope>, Envelope>,
+}
+
+impl<S: Scheme> Deref for Locked<'_, S> {
+    type Target = Control<S>;
+
+    fn deref(&self) -> &Control<S> {
+        &self.control
+    }
+}
+
+impl<S: Scheme> DerefMut for Locked<'_, S> {
+    fn deref_mut(&mut self) -> &mut Control<S> {
+        &mut self.control
+    }
 }
 
 /// What the control mutex protects.
@@ -96,33 +122,46 @@ impl<S: Scheme> Shared<S> {
             next_number: 0,
             has_detacher: false,
         };
-        Self { hub, control: Mutex::new(control), seat }
+        let gate = Channel::<Envelope>::gate(&control.channel);
+        Self { hub, gate, control: Mutex::new(control), seat }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Control<S>> {
+    pub(super) fn lock(&self) -> Locked<'_, S> {
+        let held = self.gate.enter();
         // Nothing that can panic leaves the lists half-changed.
-        self.control.lock().unwrap_or_else(PoisonError::into_inner)
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        Locked { control, held }
     }
 
     pub(super) fn register(&self, name: &str) -> Result<Producer<S>, RegisterError> {
         self.settle();
         self.hub.sweep();
-        let mut control = self.lock();
-        if self.hub.is_over() {
-            return Err(RegisterError::Detached);
-        }
-        if control.registrations.iter().any(|registration| registration.name == name) {
-            return Err(RegisterError::AlreadyRegistered { name: name.to_owned() });
-        }
         let registration = Arc::new(Registration::new(name));
-        let sender = match &control.sender {
-            Some(sender) => sender.clone(),
-            None => control.channel.publish(self.hub.options.ring_slots),
-        };
-        control.sender = Some(sender.clone());
-        control.registrations.push(Arc::clone(&registration));
-        drop(control);
-        Ok(Producer::new(sender, registration, Arc::clone(&self.hub)))
+        let mut prepared = None;
+        loop {
+            let mut locked = self.lock();
+            if self.hub.is_over() {
+                return Err(RegisterError::Detached);
+            }
+            let Locked { control, held } = &mut locked;
+            if control.registrations.iter().any(|registration| registration.name == name) {
+                return Err(RegisterError::AlreadyRegistered { name: name.to_owned() });
+            }
+            let sender = match (&control.sender, prepared.take()) {
+                (Some(sender), _) => sender.clone(),
+                (None, Some(ring)) => control.channel.publish_held(held, ring),
+                (None, None) => {
+                    // Outside the lock, and then look again.
+                    drop(locked);
+                    prepared = Some(<S::Channel<Envelope>>::prepare(self.hub.options.ring_slots));
+                    continue;
+                }
+            };
+            control.sender = Some(sender.clone());
+            control.registrations.push(Arc::clone(&registration));
+            drop(locked);
+            return Ok(Producer::new(sender, registration, Arc::clone(&self.hub)));
+        }
     }
 
     pub(super) fn unregister(&self, name: &str, timeout: Duration) -> Result<(), UnregisterError> {
@@ -138,7 +177,8 @@ impl<S: Scheme> Shared<S> {
         if !control.registrations.is_empty() {
             return Ok(());
         }
-        let number = control.retire(AbortReason::Unregistered);
+        let Locked { control: inner, held } = &mut control;
+        let number = inner.retire(held, AbortReason::Unregistered);
         drop(control);
         let mut pause = Pause::new(timeout);
         while number.is_some_and(|number| !self.is_drained(number)) {
@@ -156,7 +196,8 @@ impl<S: Scheme> Shared<S> {
         for registration in control.registrations.drain(..) {
             registration.close();
         }
-        control.retire(AbortReason::Detached);
+        let Locked { control, held } = &mut control;
+        control.retire(held, AbortReason::Detached);
     }
 
     fn is_drained(&self, number: u64) -> bool {
@@ -195,9 +236,13 @@ impl<S: Scheme> Shared<S> {
 
 impl<S: Scheme> Control<S> {
     /// Closes and unpublishes the ring; its messages will be aborted for `reason`.
-    fn retire(&mut self, reason: AbortReason) -> Option<u64> {
+    fn retire(
+        &mut self,
+        held: &mut HeldOf<'_, S::Channel<Envelope>, Envelope>,
+        reason: AbortReason,
+    ) -> Option<u64> {
         self.sender = None;
-        let ring = self.channel.retire()?;
+        let ring = self.channel.retire_held(held)?;
         let number = self.next_number;
         self.next_number += 1;
         self.undrained.push(number);

@@ -4,7 +4,7 @@ use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
 use super::mpsc::{PushError, Ring};
 use super::published::{Publisher, Reader, published};
-use super::scheme::{Channel, Receiver, Scheme, Sender};
+use super::scheme::{Channel, NoGate, Receiver, Scheme, Sender};
 use crate::sync::{Arc, Protection, protected};
 use std::fmt;
 
@@ -43,6 +43,8 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
     type Receiver = LockFreeReceiver<M>;
     type Retiring = ClosedRing<M>;
     type Quiet = QuietRing<M>;
+    type Gate = NoGate;
+    type Prepared = Arc<Ring<M>>;
 
     fn new(attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let (publisher, reader) = published();
@@ -52,14 +54,21 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
 
-    fn publish(&mut self, capacity: usize) -> Self::Sender {
-        let ring = Arc::new(Ring::new(capacity));
+    fn gate(&self) -> NoGate {
+        NoGate
+    }
+
+    fn prepare(capacity: usize) -> Arc<Ring<M>> {
+        Arc::new(Ring::new(capacity))
+    }
+
+    fn publish_held(&mut self, (): &mut (), ring: Arc<Ring<M>>) -> Self::Sender {
         self.publisher.publish(Arc::clone(&ring));
         self.attention.raise(Attention::PUBLISHED);
         LockFreeSender(ring)
     }
 
-    fn retire(&mut self) -> Option<Self::Retiring> {
+    fn retire_held(&mut self, (): &mut ()) -> Option<Self::Retiring> {
         let retired = self.publisher.retire_closing(Ring::close)?;
         self.retiring += 1;
         self.attention.raise(Attention::RETIRING);

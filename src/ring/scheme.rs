@@ -28,18 +28,69 @@ pub trait Channel<M>: Sized + Send + 'static {
     type Retiring: Send + 'static;
     /// A ring that the receiver has left.
     type Quiet: Quiet<M>;
+    /// What control operations hold from their beginning to their end.
+    type Gate: Gate;
+    /// A ring that is not published yet.
+    type Prepared: Send;
 
     /// A channel with no ring, and its receiver, offline.
     fn new(attention: &Arc<Attention>) -> (Self, Self::Receiver);
 
-    /// Publishes a new ring of `capacity` slots (a power of two). None may be published.
-    fn publish(&mut self, capacity: usize) -> Self::Sender;
+    /// The gate of this channel's control operations. Nothing else may be locked before it.
+    fn gate(&self) -> Self::Gate;
+
+    /// A ring of `capacity` slots (a power of two), made before the gate is entered: no scheme keeps its poller waiting for an allocation.
+    fn prepare(capacity: usize) -> Self::Prepared;
+
+    /// Publishes a ring. None may be published.
+    fn publish_held(&mut self, held: &mut HeldOf<'_, Self, M>, ring: Self::Prepared) -> Self::Sender;
 
     /// Closes the published ring and unpublishes it. Never waits.
-    fn retire(&mut self) -> Option<Self::Retiring>;
+    fn retire_held(&mut self, held: &mut HeldOf<'_, Self, M>) -> Option<Self::Retiring>;
+
+    /// Publishes a new ring of `capacity` slots, entering the gate for that alone.
+    fn publish(&mut self, capacity: usize) -> Self::Sender {
+        let ring = Self::prepare(capacity);
+        let gate = self.gate();
+        let mut held = gate.enter();
+        self.publish_held(&mut held, ring)
+    }
+
+    /// As [`Channel::retire_held`], entering the gate for that alone.
+    fn retire(&mut self) -> Option<Self::Retiring> {
+        let gate = self.gate();
+        let mut held = gate.enter();
+        self.retire_held(&mut held)
+    }
 
     /// The quiet ring once the receiver has left it; otherwise, having driven that on, the same again. Never waits.
     fn settle(&mut self, retiring: Self::Retiring) -> Result<Self::Quiet, Self::Retiring>;
+}
+
+/// What the control operations of one channel hold: the lock that its polls take, in the schemes that have one.
+#[doc(hidden)]
+pub trait Gate: Clone + Send + Sync + 'static {
+    /// Held until dropped.
+    type Held<'a>
+    where
+        Self: 'a;
+
+    /// Enters. Waits for the poller and for other control operations, where the scheme does.
+    fn enter(&self) -> Self::Held<'_>;
+}
+
+/// What is held while control operations of channel `C` are at work.
+pub(crate) type HeldOf<'a, C, M> = <<C as Channel<M>>::Gate as Gate>::Held<'a>;
+
+/// The gate of a scheme whose polls take no lock.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct NoGate;
+
+impl Gate for NoGate {
+    type Held<'a> = ();
+
+    fn enter(&self) {}
 }
 
 /// A producer's end of one ring.

@@ -50,7 +50,7 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// How long it takes altogether, in seconds
-    #[arg(long, value_name = "S", default_value_t = 45, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "S", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: u32,
     /// Decides the order within each round; random if not given, and printed
     #[arg(long, value_name = "X")]
@@ -101,8 +101,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         .map(|name| Entrant::new(name, false))
         .collect();
     entrants.push(Entrant::new(LockFree::NAME, true));
-    // Four fifths for what is measured: attaching, starting threads and draining take the rest.
-    let slot = Duration::from_secs(args.seconds.into()).mul_f64(0.8) / (args.rounds * entrants.len() as u32);
+    // Attaching, starting threads and draining take the rest.
+    let slot = Duration::from_secs(args.seconds.into()).mul_f64(0.9) / (args.rounds * entrants.len() as u32);
     let mut progress = Progress::new(args.rounds, entrants.len());
     let mut random = Random(seed);
     for _ in 0..args.rounds {
@@ -156,7 +156,7 @@ impl Slot<'_> {
         self.storm(&mut rig, entrant, conditions)?;
         let Entrant { figures, counts, .. } = entrant;
         for (key, left) in [("detach_ns", 0), ("detach_left_ns", detach::LEFT)] {
-            let detach = detach::message_path(&mut rig, self.cores, left, self.part(4))?;
+            let detach = detach::message_path(&mut rig, self.cores, left, self.part(3))?;
             figures.add_latency(key, &detach.latency);
             counts.add(&detach.counts);
         }
@@ -193,20 +193,20 @@ impl Slot<'_> {
             counts.add(&traffic.counts);
             Ok(traffic)
         };
-        let alone = run(load(Style::Stream, 1, false, 7))?;
+        let alone = run(load(Style::Stream, 1, false, 6))?;
         figures.add("message_ns", 1e9 / alone.messages_per_s);
-        let batches = run(load(Style::Batches, 1, false, 6))?;
+        let batches = run(load(Style::Batches, 1, false, 5))?;
         figures.add("message_batch_ns", 1e9 / batches.messages_per_s);
-        let ping_pong = run(load(Style::PingPong, 1, false, 6))?;
+        let ping_pong = run(load(Style::PingPong, 1, false, 5))?;
         figures.add_latency("ping_pong_ns", &ping_pong.latency);
-        let one = run(load(Style::Stream, 1, true, 10))?;
+        let one = run(load(Style::Stream, 1, true, 8))?;
         figures.add("messages_per_s", one.messages_per_s);
         figures.add_latency("message_latency_ns", &one.latency);
         figures.add("io_iops", one.io_per_s);
         figures.add_latency("io_latency_ns", &one.io_latency);
-        let many = run(load(Style::Stream, self.cores.producers(), true, 8))?;
+        let many = run(load(Style::Stream, self.cores.producers(), true, 6))?;
         figures.add("messages_many_per_s", many.messages_per_s);
-        let none = run(load(Style::Stream, 0, true, 4))?;
+        let none = run(load(Style::Stream, 0, true, 3))?;
         figures.add("io_alone_iops", none.io_per_s);
         Ok(())
     }
@@ -222,7 +222,7 @@ impl Slot<'_> {
         figures.add_latency("calm_poll_ns", &calm.poll);
         figures.add("calm_stall_ms", calm.stall_ms_per_s);
         conditions.poller_wait.push(calm.wait_share);
-        let storm = storm::run(rig, self.cores, storm::CYCLES_PER_S, self.part(37))?;
+        let storm = storm::run(rig, self.cores, storm::CYCLES_PER_S, self.part(46))?;
         figures.add_latency("storm_poll_ns", &storm.poll);
         figures.add("storm_stall_ms", storm.stall_ms_per_s);
         figures.add("storm_cycles_per_s", storm.cycles_per_s);

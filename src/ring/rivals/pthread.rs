@@ -1,6 +1,7 @@
 //! SPDK's controller lock: a pthread mutex that is recursive, robust and process-shared, with the value it protects.
 
 use std::cell::UnsafeCell;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 /// A value under a recursive, robust, process-shared pthread mutex. Boxed, since the mutex must not move.
@@ -56,6 +57,12 @@ impl<T> RobustLock<T> {
         assert_eq!(error, 0, "unlocked by the thread that locked it");
     }
 
+    /// Locks until what is returned is dropped, on the same thread. The value stays within reach of `with`: the mutex is recursive.
+    pub(super) fn hold(&self) -> RobustHeld<'_, T> {
+        self.lock();
+        RobustHeld { lock: self, _not_send: PhantomData }
+    }
+
     /// Runs `access` on the value, locked. `access` must not come here again: the mutex is recursive, `&mut` is not.
     #[inline]
     pub(super) fn with<R>(&self, access: impl FnOnce(&mut T) -> R) -> R {
@@ -64,6 +71,20 @@ impl<T> RobustLock<T> {
         let result = access(unsafe { &mut *self.value.get() });
         self.unlock();
         result
+    }
+}
+
+/// The mutex, held.
+#[derive(Debug)]
+pub struct RobustHeld<'a, T> {
+    lock: &'a RobustLock<T>,
+    /// It is unlocked by the thread that locked it.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl<T> Drop for RobustHeld<'_, T> {
+    fn drop(&mut self) {
+        self.lock.unlock();
     }
 }
 

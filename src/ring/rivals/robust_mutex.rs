@@ -4,8 +4,8 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::scheme::{Channel, Quiet, Receiver, Scheme, Sender};
-use super::pthread::RobustLock;
+use super::super::scheme::{Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
+use super::pthread::{RobustHeld, RobustLock};
 use super::{BATCH, taken_under_the_lock};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,11 +45,31 @@ pub struct RobustMutexSender<M> {
 #[derive(Debug)]
 pub struct BoxedQuiet<M>(QuietRing<Box<M>>);
 
+/// The mutex, as register and unregister hold it.
+#[derive(Debug)]
+pub struct RobustMutexGate<M>(Locked<M>);
+
+impl<M> Clone for RobustMutexGate<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Send + 'static> Gate for RobustMutexGate<M> {
+    type Held<'a> = RobustHeld<'a, Option<Arc<Ring<Box<M>>>>>;
+
+    fn enter(&self) -> Self::Held<'_> {
+        self.0.hold()
+    }
+}
+
 impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
     type Sender = RobustMutexSender<M>;
     type Receiver = RobustMutexReceiver<M>;
     type Retiring = BoxedQuiet<M>;
     type Quiet = BoxedQuiet<M>;
+    type Gate = RobustMutexGate<M>;
+    type Prepared = Arc<Ring<Box<M>>>;
 
     fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let published = Arc::new(RobustLock::new(None));
@@ -58,14 +78,21 @@ impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
         (Self(published), receiver)
     }
 
-    fn publish(&mut self, capacity: usize) -> Self::Sender {
-        let ring = Arc::new(Ring::new(capacity));
+    fn gate(&self) -> RobustMutexGate<M> {
+        RobustMutexGate(Arc::clone(&self.0))
+    }
+
+    fn prepare(capacity: usize) -> Self::Prepared {
+        Arc::new(Ring::new(capacity))
+    }
+
+    fn publish_held(&mut self, _held: &mut HeldOf<'_, Self, M>, ring: Self::Prepared) -> Self::Sender {
         let published = Arc::clone(&ring);
         self.0.with(|current| *current = Some(published));
         RobustMutexSender { ring, senders: Arc::default() }
     }
 
-    fn retire(&mut self) -> Option<Self::Retiring> {
+    fn retire_held(&mut self, _held: &mut HeldOf<'_, Self, M>) -> Option<Self::Retiring> {
         let ring = self.0.with(Option::take)?;
         ring.close();
         Some(BoxedQuiet(taken_under_the_lock(ring)))

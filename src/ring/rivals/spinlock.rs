@@ -1,10 +1,10 @@
 //! Rival: the spinlock. Held around the poller's check and dequeue, and around register and unregister: the fix of SPDK #3353 in its
-//! fastest form. Messages run, and senders send, outside it.
+//! fastest form. Rings are allocated and drained, messages run, and senders send, outside it.
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::scheme::{Channel, Receiver, Scheme, Sender};
+use super::super::scheme::{Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::{BATCH, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
@@ -38,11 +38,31 @@ pub struct SpinlockReceiver<M> {
 #[derive(Debug)]
 pub struct SpinlockSender<M>(Arc<Ring<M>>);
 
+/// The lock, as register and unregister hold it.
+#[derive(Debug)]
+pub struct SpinlockGate<M>(Locked<M>);
+
+impl<M> Clone for SpinlockGate<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Send + 'static> Gate for SpinlockGate<M> {
+    type Held<'a> = spin::MutexGuard<'a, Option<Arc<Ring<M>>>>;
+
+    fn enter(&self) -> Self::Held<'_> {
+        self.0.lock()
+    }
+}
+
 impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
     type Sender = SpinlockSender<M>;
     type Receiver = SpinlockReceiver<M>;
     type Retiring = QuietRing<M>;
     type Quiet = QuietRing<M>;
+    type Gate = SpinlockGate<M>;
+    type Prepared = Arc<Ring<M>>;
 
     fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let published = Arc::new(CachePadded::new(spin::Mutex::new(None)));
@@ -51,14 +71,21 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
         (Self(published), receiver)
     }
 
-    fn publish(&mut self, capacity: usize) -> Self::Sender {
-        let ring = Arc::new(Ring::new(capacity));
-        *self.0.lock() = Some(Arc::clone(&ring));
+    fn gate(&self) -> SpinlockGate<M> {
+        SpinlockGate(Arc::clone(&self.0))
+    }
+
+    fn prepare(capacity: usize) -> Arc<Ring<M>> {
+        Arc::new(Ring::new(capacity))
+    }
+
+    fn publish_held(&mut self, held: &mut HeldOf<'_, Self, M>, ring: Arc<Ring<M>>) -> Self::Sender {
+        **held = Some(Arc::clone(&ring));
         SpinlockSender(ring)
     }
 
-    fn retire(&mut self) -> Option<Self::Retiring> {
-        let ring = self.0.lock().take()?;
+    fn retire_held(&mut self, held: &mut HeldOf<'_, Self, M>) -> Option<Self::Retiring> {
+        let ring = held.take()?;
         ring.close();
         Some(taken_under_the_lock(ring))
     }

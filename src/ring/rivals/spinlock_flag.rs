@@ -4,7 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::scheme::{Channel, Receiver, Scheme, Sender};
+use super::super::scheme::{Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::{BATCH, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
@@ -46,11 +46,31 @@ pub struct SpinlockFlagSender<M> {
     shared: Arc<Shared<M>>,
 }
 
+/// The lock, as register and unregister hold it.
+#[derive(Debug)]
+pub struct SpinlockFlagGate<M>(Arc<Shared<M>>);
+
+impl<M> Clone for SpinlockFlagGate<M> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<M: Send + 'static> Gate for SpinlockFlagGate<M> {
+    type Held<'a> = spin::MutexGuard<'a, Option<Arc<Ring<M>>>>;
+
+    fn enter(&self) -> Self::Held<'_> {
+        self.0.published.lock()
+    }
+}
+
 impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
     type Sender = SpinlockFlagSender<M>;
     type Receiver = SpinlockFlagReceiver<M>;
     type Retiring = QuietRing<M>;
     type Quiet = QuietRing<M>;
+    type Gate = SpinlockFlagGate<M>;
+    type Prepared = Arc<Ring<M>>;
 
     fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let shared = Arc::new(Shared {
@@ -61,14 +81,21 @@ impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
         (Self(shared), receiver)
     }
 
-    fn publish(&mut self, capacity: usize) -> Self::Sender {
-        let ring = Arc::new(Ring::new(capacity));
-        *self.0.published.lock() = Some(Arc::clone(&ring));
+    fn gate(&self) -> SpinlockFlagGate<M> {
+        SpinlockFlagGate(Arc::clone(&self.0))
+    }
+
+    fn prepare(capacity: usize) -> Arc<Ring<M>> {
+        Arc::new(Ring::new(capacity))
+    }
+
+    fn publish_held(&mut self, held: &mut HeldOf<'_, Self, M>, ring: Arc<Ring<M>>) -> Self::Sender {
+        **held = Some(Arc::clone(&ring));
         SpinlockFlagSender { ring, shared: Arc::clone(&self.0) }
     }
 
-    fn retire(&mut self) -> Option<Self::Retiring> {
-        let ring = self.0.published.lock().take()?;
+    fn retire_held(&mut self, held: &mut HeldOf<'_, Self, M>) -> Option<Self::Retiring> {
+        let ring = held.take()?;
         ring.close();
         Some(taken_under_the_lock(ring))
     }
