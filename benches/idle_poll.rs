@@ -1,5 +1,5 @@
-//! What does a poll cost in which nothing happens? The whole poll of an attached controller with a registered producer; the
-//! schemes side by side.
+//! What does a poll cost in which nothing happens? The whole poll of an attached controller with a registered producer, and its external part (the
+//! attention word and the ring) alone; the schemes side by side.
 //!
 //! The clock is read once for all polls, as who polls many controllers reads it.
 
@@ -7,9 +7,20 @@ mod rig;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use rig::Rig;
+use slipring::ring::probe::Probe;
 use slipring::ring::{LockFree, Scheme, rivals};
 use std::hint::black_box;
 use std::time::Instant;
+
+fn external<S: Scheme>(c: &mut Criterion) {
+    let mut probe = Probe::<S>::new(1024);
+    c.benchmark_group("idle_poll/external part").bench_function(
+        BenchmarkId::from_parameter(S::NAME),
+        |bencher| {
+            bencher.iter(|| black_box(&mut probe).poll(|_| {}));
+        },
+    );
+}
 
 fn whole<S: Scheme>(c: &mut Criterion) {
     let mut rig = Rig::<S>::attach();
@@ -25,6 +36,10 @@ fn whole<S: Scheme>(c: &mut Criterion) {
 }
 
 fn all(c: &mut Criterion) {
+    external::<LockFree>(c);
+    external::<rivals::Spinlock>(c);
+    external::<rivals::SpinlockFlag>(c);
+    external::<rivals::RobustMutex>(c);
     whole::<LockFree>(c);
     whole::<rivals::Spinlock>(c);
     whole::<rivals::SpinlockFlag>(c);

@@ -468,7 +468,7 @@ impl Core {
                 let reason = if why == Why::Detach { AbortReason::Detached } else { self.stop_reason() };
                 self.phase = Phase::Stopped;
                 self.device_stopped(reason);
-                self.hub.attention.lower(attention::BUSY);
+                // `BUSY` stays raised: each further poll says that the controller failed.
                 if why == Why::Failure {
                     self.give_up_device();
                 }

@@ -443,10 +443,11 @@ impl Transport for VfioTransport {
     fn close(&self) {
         // Relaxed: see `is_gone`.
         self.is_gone.store(true, Ordering::Relaxed);
-        let open = self.lock().take();
+        // Under the lock to the end: who closes second returns when the device is closed, too.
+        let mut open = self.lock();
         // First the registers: a mapping keeps the device open, and a removal would hang.
         self.bar.withdraw();
-        drop(open);
+        *open = None;
     }
 }
 

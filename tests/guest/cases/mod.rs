@@ -4,12 +4,22 @@
 mod hotplug;
 mod itself;
 mod media;
+mod removal;
 mod shapes;
 mod two_controllers;
+mod vfio;
 
 use crate::group::Group;
 
 /// Every group there is.
 pub fn groups() -> Vec<Group> {
-    vec![two_controllers::group(), hotplug::group(), media::group(), shapes::group(), itself::group()]
+    vec![
+        two_controllers::group(),
+        hotplug::group(),
+        media::group(),
+        shapes::group(),
+        vfio::group(),
+        removal::group(),
+        itself::group(),
+    ]
 }
