@@ -15,8 +15,8 @@
 //! 8. *Every wait has a deadline.*
 //!
 //! # What it does not do (yet)
-//! PCI devices through VFIO, interrupts, CUSE nodes, per-command timeouts and aborts, SGLs, metadata, fabrics. It spawns no threads of its
-//! own, but for one helper when tickets are awaited with an executor.
+//! CUSE nodes, per-command timeouts and aborts, SGLs, metadata, zoned namespaces, fabrics. It spawns no threads of its own, but for one helper when
+//! tickets are awaited with an executor, and one that gives a device up that was asked back or has failed.
 //!
 //! # Where things are
 //! | module | what |
