@@ -16,7 +16,7 @@
 
 use crate::queue::Pair;
 use std::fmt;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Where a slot stands; see the module's picture.
@@ -78,6 +78,8 @@ pub(crate) struct QpairSlot {
     refusal: AtomicU16,
     /// Queues and trackers of an owner that was dropped while the device may still write to them. Never locked by the poller.
     left_behind: Mutex<Option<Box<Pair<u64>>>>,
+    /// Whether anything was left there: each registration sweeps all slots, of which hardly one has.
+    has_left: AtomicBool,
 }
 
 impl QpairSlot {
@@ -91,6 +93,7 @@ impl QpairSlot {
             cq_entries: AtomicU32::new(0),
             refusal: AtomicU16::new(0),
             left_behind: Mutex::new(None),
+            has_left: AtomicBool::new(false),
         }
     }
 
@@ -191,18 +194,27 @@ impl QpairSlot {
     /// Leaves what the device may still write to behind, to be dropped by [`QpairSlot::sweep`].
     fn leave_behind(&self, queues: Box<Pair<u64>>) {
         *self.left_behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(queues);
+        // Relaxed: a hint, before the change of state that lets it be swept. A sweep that misses it leaves it to the next, or to who claims the slot.
+        self.has_left.store(true, Ordering::Relaxed);
     }
 
     /// Drops what was left behind. For control threads, once the slot is Free or Gone.
     pub(crate) fn sweep(&self) {
-        if !matches!(self.state(), SlotState::Free | SlotState::Gone) {
+        // Relaxed: see `leave_behind`.
+        if !self.has_left.load(Ordering::Relaxed)
+            || !matches!(self.state(), SlotState::Free | SlotState::Gone)
+        {
             return;
         }
         let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
         // Once more, under the lock: a whole life of another owner may have passed since the first look, and the queues that it left may still be
         // written to. Whatever lies here was put here under the lock, before the slot was released; so the state is no older than that.
         let left = match self.state() {
-            SlotState::Free | SlotState::Gone => left_behind.take(),
+            SlotState::Free | SlotState::Gone => {
+                // Relaxed: under the lock; whoever leaves something later raises it again.
+                self.has_left.store(false, Ordering::Relaxed);
+                left_behind.take()
+            }
             _ => None,
         };
         drop(left_behind);
