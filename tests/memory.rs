@@ -1,0 +1,256 @@
+//! What an attached controller costs in memory, and that nothing grows: not over a million registrations, with a poller and without, and not over ten thousand
+//! lives of a controller.
+//!
+//! Counted are the heap, by an allocator that counts every byte of this process (so the emulated device's too); DMA memory, by what the driver has handed out
+//! and by what of its memory files is resident; threads, file descriptors and mappings, by /proc.
+
+mod support;
+
+use slipring::ctrlr::{Ctrlr, CtrlrOptions};
+use slipring::emulated::{self, Backing, Config, NamespaceConfig};
+use slipring::poller::{Poller, QpairOptions};
+use slipring::ring::{LockFree, Scheme, rivals};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use support::{DEADLINE, Stepped};
+
+/// The bytes that are allocated now. Relaxed: a count, read while the threads that change it are at rest, or as a snapshot.
+static HEAP_BYTES: AtomicIsize = AtomicIsize::new(0);
+
+/// The system's allocator, counted.
+struct Counting;
+
+// SAFETY: everything is the system allocator's work; counting touches nothing of it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        HEAP_BYTES.fetch_add(layout.size().cast_signed(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        HEAP_BYTES.fetch_add(layout.size().cast_signed(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        HEAP_BYTES.fetch_add(new_size.cast_signed() - layout.size().cast_signed(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.realloc(block, layout, new_size) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        HEAP_BYTES.fetch_sub(layout.size().cast_signed(), Ordering::Relaxed);
+        // SAFETY: the caller's promises are handed on.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// One test at a time: they all count the same process.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the process holds.
+#[derive(Clone, Copy, Debug)]
+struct Holdings {
+    heap_bytes: isize,
+    threads: usize,
+    descriptors: usize,
+    mappings: usize,
+    /// Of memory files that the driver made.
+    dma_mappings: usize,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        let entries = |folder| std::fs::read_dir(folder).expect("a /proc file system").count();
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("a /proc file system");
+        Self {
+            heap_bytes: HEAP_BYTES.load(Ordering::Relaxed),
+            threads: entries("/proc/self/task"),
+            descriptors: entries("/proc/self/fd"),
+            mappings: maps.lines().count(),
+            dma_mappings: maps.lines().filter(|line| line.contains("slipring-dma")).count(),
+        }
+    }
+
+    /// That nothing has grown since `before`. The heap may differ by what buffers of the test's own output and of the epoch's collector come and go with, the
+    /// mappings by how the system's allocator cuts its own; `cycles` is so large that a leak of one byte or one mapping each is well above both.
+    fn assert_flat(self, before: Self, cycles: usize, what: &str) {
+        const HEAP_SLACK: isize = 32 << 10;
+        const MAPPING_SLACK: usize = 16;
+        assert!(cycles >= 10_000, "too few cycles to tell a leak by");
+        let told = format!("{what}: {before:?} before and {self:?} after {cycles} cycles");
+        assert!(self.heap_bytes <= before.heap_bytes + HEAP_SLACK, "the heap grew; {told}");
+        assert!(self.mappings <= before.mappings + MAPPING_SLACK, "the mappings grew; {told}");
+        assert_eq!(self.dma_mappings, before.dma_mappings, "DMA mappings are left; {told}");
+        assert_eq!(self.threads, before.threads, "threads are left; {told}");
+        assert_eq!(self.descriptors, before.descriptors, "descriptors are left; {told}");
+    }
+}
+
+fn small() -> Config {
+    let namespace = NamespaceConfig { size_bytes: 1 << 20, lba_bytes: 512, backing: Backing::Ram };
+    Config { namespaces: vec![namespace], io_queues: 4, ..Config::default() }
+}
+
+/// Resident bytes of the driver's memory files.
+fn dma_resident_bytes() -> usize {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("a /proc file system");
+    let mut is_ours = false;
+    let mut kilobytes = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("Rss:"), Some(count)) if is_ours => kilobytes += count.parse::<usize>().expect("a number"),
+            (Some(first), _) if first.contains('-') => is_ours = line.contains("slipring-dma"),
+            _ => {}
+        }
+    }
+    kilobytes << 10
+}
+
+/// The promise: under 2 MiB, apart from data buffers, for a controller with an idle ring of 1,024 slots and one queue pair of 256 entries.
+#[test]
+fn an_attached_controller_stays_small() {
+    let _alone = alone();
+    let limit = 2 << 20;
+    let options = CtrlrOptions::default();
+    assert_eq!(options.ring_slots, 1024);
+    // On ordinary pages, so that what is resident is what was touched.
+    let options =
+        CtrlrOptions { dma: slipring::dma::DmaOptions { huge_pages: false, ..options.dma }, ..options };
+    let (transport, device) = emulated::new(Config { io_queues: 64, ..small() }).expect("a controller");
+    let device = device.spawn(None).expect("a device thread");
+    let before = Holdings::now();
+    let resident_before = dma_resident_bytes();
+    let ctrlr: Ctrlr<LockFree> = Ctrlr::attach(transport, options).expect("attach");
+    let mut poller = Poller::new(&ctrlr, "small").expect("the seat");
+    let producer = ctrlr.register("idle").expect("registered");
+    let qpair = poller.queue_pair(&QpairOptions { entries: 256 }).expect("a queue pair");
+    for _ in 0..1000 {
+        poller.poll(Instant::now()).expect("well");
+    }
+    let heap = (Holdings::now().heap_bytes - before.heap_bytes) as usize;
+    let (handed_out, mapped) = ctrlr.dma_bytes();
+    let resident = dma_resident_bytes() - resident_before;
+    let told =
+        format!("heap {heap}, DMA memory {handed_out} handed out, {resident} resident, {mapped} mapped");
+    assert!(heap >= 1024 * 128, "the ring is counted: {told}");
+    assert!(handed_out >= 255 * 64 && resident >= 256 * 64, "the queues are counted: {told}");
+    assert!(heap + handed_out < limit, "with all that is handed out: {told}");
+    assert!(heap + resident < limit, "with all that is resident: {told}");
+    drop((qpair, producer, poller));
+    ctrlr.detach(DEADLINE).expect("detached");
+    drop(device);
+}
+
+const REGISTRATIONS: usize = 1_000_000;
+
+/// Registers and unregisters, the first hundredth to warm up; then nothing may grow. On a machine so busy that it takes minutes, a tenth will do.
+fn million<S: Scheme>(ctrlr: &Ctrlr<S>, cycles: usize, what: &str) {
+    const ENOUGH: Duration = Duration::from_secs(45);
+    let cycle = || {
+        let producer = ctrlr.register("cycle").expect("registered");
+        ctrlr.unregister("cycle", DEADLINE).expect("unregistered");
+        drop(producer);
+    };
+    (0..cycles / 100).for_each(|_| cycle());
+    let (before, started) = (Holdings::now(), Instant::now());
+    let mut done = 0;
+    while done < cycles && (done < cycles / 10 || started.elapsed() < ENOUGH) {
+        (0..1000).for_each(|_| cycle());
+        done += 1000;
+    }
+    Holdings::now().assert_flat(before, done, what);
+}
+
+/// The ring is published and retired each time; a small one, as what is counted does not depend on its size (see the next test) and its making takes the time.
+fn options() -> CtrlrOptions {
+    CtrlrOptions { ring_slots: 8, ..CtrlrOptions::default() }
+}
+
+#[test]
+fn nothing_grows_over_a_million_registrations_without_a_poller() {
+    let _alone = alone();
+    let rig: Stepped<LockFree> = Stepped::attach(small(), options());
+    million(&rig.ctrlr, REGISTRATIONS, "without a poller");
+    rig.finish();
+    let rig: Stepped<LockFree> = Stepped::attach(small(), CtrlrOptions::default());
+    million(&rig.ctrlr, 10_000, "without a poller, rings of 1,024 slots");
+    rig.finish();
+}
+
+/// Registers and unregisters under a poller on another thread, which each retirement waits for.
+fn under_a_poller<S: Scheme>(cycles: usize) {
+    let rig: Stepped<S> = Stepped::attach(small(), options());
+    let mut poller = rig.poller();
+    let stop = AtomicBool::new(false);
+    let polls = std::thread::scope(|scope| {
+        let polling = scope.spawn(|| {
+            let mut polls = 0_u64;
+            while !stop.load(Ordering::Relaxed) {
+                match poller.poll(Instant::now()) {
+                    Ok(_) => polls += 1,
+                    Err(error) => panic!("{error}"),
+                }
+                std::thread::yield_now();
+            }
+            polls
+        });
+        million(&rig.ctrlr, cycles, S::NAME);
+        stop.store(true, Ordering::Relaxed);
+        polling.join().expect("the poller is well")
+    });
+    assert!(polls > 0, "it was polled");
+    drop(poller);
+    rig.finish();
+}
+
+#[test]
+fn nothing_grows_over_a_million_registrations_under_a_live_poller() {
+    let _alone = alone();
+    under_a_poller::<LockFree>(REGISTRATIONS);
+    under_a_poller::<rivals::Spinlock>(30_000);
+    under_a_poller::<rivals::SpinlockFlag>(30_000);
+    under_a_poller::<rivals::RobustMutex>(30_000);
+}
+
+/// Ten thousand lives: attach, a message ring, a queue pair, detach.
+#[test]
+fn nothing_grows_over_ten_thousand_attaches() {
+    const LIVES: usize = 10_000;
+    let _alone = alone();
+    let life = |with_io: bool| {
+        let mut rig: Stepped<LockFree> = Stepped::attach(small(), options());
+        if with_io {
+            let mut poller = rig.poller();
+            let producer = rig.ctrlr.register("life").expect("registered");
+            let mut qpair = slipring::poller::QueuePair::request(&rig.ctrlr, &QpairOptions { entries: 4 })
+                .expect("a queue pair");
+            rig.run(&mut poller, "connected", || qpair.connected().expect("well"));
+            let data = rig.ctrlr.allocate(512).expect("memory").into();
+            qpair.read(&rig.ctrlr.namespaces()[0], 0, data, 1).expect("submitted");
+            // In flight, and a message in the ring, when the end comes.
+            qpair.commit();
+            drop(producer.send(slipring::ctrlr::Message::Rescan).expect("sent"));
+        }
+        rig.finish();
+    };
+    for index in 0..LIVES / 100 {
+        life(index % 2 == 0);
+    }
+    let before = Holdings::now();
+    for index in 0..LIVES {
+        life(index % 2 == 0);
+    }
+    Holdings::now().assert_flat(before, LIVES, "attach and detach");
+}
