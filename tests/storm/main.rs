@@ -1,0 +1,222 @@
+//! Storms: everything at once, on real threads, under each scheme. Producers register, send and unregister under each other's hands; queue pairs come and go
+//! with I/O in flight; the controller is reset, its poller dropped and seated again, and in the end detached, in a calm or in the middle of it all;
+//! then it is attached again. Every accepted message has exactly one outcome, every I/O comes back exactly once with its data right, and nobody is stuck.
+//!
+//! `ledger` keeps the books of messages, `round` is what the threads share, `threads` and `io` are the threads.
+#![allow(unreachable_pub, reason = "a test target exports nothing")]
+
+mod io;
+mod ledger;
+mod round;
+#[path = "../support/mod.rs"]
+mod support;
+mod threads;
+
+use io::io_thread;
+use ledger::Ledger;
+use round::{Counts, Random, Round};
+use slipring::ctrlr::{CtrlrOptions, CtrlrState};
+use slipring::emulated::{Backing, Config, NamespaceConfig};
+use slipring::ring::{LockFree, Scheme, rivals};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use support::{DEADLINE, Rig};
+use threads::{poller_thread, registrar_thread, resetter_thread, sender_thread};
+
+const BLOCK_BYTES: usize = 4096;
+const NAMESPACE_BLOCKS: u64 = 1 << 20;
+const ROUND: Duration = Duration::from_millis(600);
+const ROUNDS: u64 = 4;
+
+/// Why one kind of violation is no fault of the driver's: a queue pair's thread may find its queues connected, and be preempted before it rings their
+/// doorbell. A reset or detach does not wait for it (it would have to, for as long as that thread sleeps), so the ring may come when the queues are
+/// gone. It does no harm: the queues are created again only once that same thread has asked for it, so no later queue is ever told of an old entry, and
+/// what was in flight is given back. It can only be said of queues, by their number, that were once connected by another thread, so never of the admin
+/// queue or of the external queue pair (0 and 1), which the poller owns alone.
+fn is_tolerated(violation: &str) -> bool {
+    let of = |kind: &str| {
+        let rest = violation.strip_prefix(&format!("the doorbell of {kind} queue "))?;
+        let (qid, why) = rest.split_once(' ')?;
+        Some(qid.parse::<u16>().ok()? >= 2 && why == "was rung, and there is no such queue")
+    };
+    of("submission").or(of("completion")).unwrap_or(false)
+}
+
+/// Starts a thread that says when it has ended, well or by a panic.
+fn start(
+    threads: &mut Vec<(&'static str, std::thread::JoinHandle<()>)>,
+    name: &'static str,
+    ended: &mpsc::Sender<&'static str>,
+    body: impl FnOnce() + Send + 'static,
+) {
+    struct Says(mpsc::Sender<&'static str>, &'static str);
+    impl Drop for Says {
+        fn drop(&mut self) {
+            let _ = self.0.send(self.1);
+        }
+    }
+    let says = Says(ended.clone(), name);
+    let body = move || {
+        let _says = says;
+        body();
+    };
+    threads.push((name, std::thread::Builder::new().name(name.into()).spawn(body).expect("a thread")));
+}
+
+/// Joins threads that have ended, and fails, by name, for those that do not.
+fn join(
+    threads: Vec<(&'static str, std::thread::JoinHandle<()>)>,
+    ended: &mpsc::Receiver<&'static str>,
+    already: usize,
+) {
+    let mut waiting: Vec<&str> = threads.iter().map(|(name, _)| *name).collect();
+    for _ in already..threads.len() {
+        let name = ended.recv_timeout(2 * DEADLINE).unwrap_or_else(|_| panic!("stuck: some of {waiting:?}"));
+        waiting.retain(|other| *other != name);
+    }
+    for (name, thread) in threads {
+        assert!(thread.join().is_ok(), "{name} failed, see above");
+    }
+}
+
+fn config() -> Config {
+    let namespace = NamespaceConfig {
+        size_bytes: NAMESPACE_BLOCKS * BLOCK_BYTES as u64,
+        lba_bytes: BLOCK_BYTES as u32,
+        backing: Backing::Ram,
+    };
+    Config { namespaces: vec![namespace], io_queues: 8, ..Config::default() }
+}
+
+/// What was dropped in flight is given back once the device has deleted its queues, and somebody looks.
+fn await_calm<S: Scheme>(rig: &Rig<S>, calm_bytes: usize) {
+    let started = Instant::now();
+    let mut bytes = 0;
+    while started.elapsed() < DEADLINE {
+        drop(rig.ctrlr.register("sweeper").expect("live"));
+        rig.ctrlr.unregister("sweeper", DEADLINE).expect("unregistered");
+        bytes = rig.ctrlr.dma_bytes().0;
+        if bytes == calm_bytes {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(bytes, calm_bytes, "no DMA memory is lost in the storm");
+}
+
+/// One life of a controller in the storm, from attach to detach.
+fn storm_round<S: Scheme>(seed: u64, ends_calm: bool) -> Sums {
+    // Small, so that rings and queues are full at times.
+    let options = CtrlrOptions {
+        ring_slots: 64,
+        external_queue_entries: 8,
+        admin_queue_entries: 16,
+        ..CtrlrOptions::default()
+    };
+    let rig: Rig<S> = Rig::attach_with(config(), options);
+    let calm_bytes = rig.ctrlr.dma_bytes().0;
+    let round = Arc::new(Round {
+        ctrlr: rig.ctrlr.clone(),
+        ledger: Arc::new(Ledger::new()),
+        stop: AtomicBool::new(false),
+        stop_polling: AtomicBool::new(false),
+        producers: Mutex::new(vec![None; 3]),
+        next_life: AtomicU64::new(0),
+        counts: Counts::default(),
+    });
+    let random = |n: u64| Random((seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let (says, ended) = mpsc::channel();
+    let mut threads = Vec::new();
+    let shared = || Arc::clone(&round);
+    let (mine, dice) = (shared(), random(0));
+    start(&mut threads, "poller", &says, move || poller_thread(&mine, dice));
+    for (index, name) in ["sender 0", "sender 1", "sender 2"].into_iter().enumerate() {
+        let (mine, dice) = (shared(), random(1 + index as u64));
+        start(&mut threads, name, &says, move || sender_thread(&mine, index, dice));
+    }
+    let mine = shared();
+    start(&mut threads, "registrar", &says, move || registrar_thread(&mine));
+    let (mine, dice) = (shared(), random(5));
+    start(&mut threads, "resetter", &says, move || resetter_thread(&mine, dice));
+    for (index, name) in ["io 0", "io 1"].into_iter().enumerate() {
+        let (mine, dice) = (shared(), random(6 + index as u64));
+        start(&mut threads, name, &says, move || io_thread(&mine, index, dice));
+    }
+    let started = Instant::now();
+    let mut hot = false;
+    while started.elapsed() < ROUND {
+        // Events come in too.
+        hot = !hot;
+        rig.transport.set_temperature_k(if hot { 400 } else { 310 });
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    if ends_calm {
+        round.stop.store(true, Ordering::Relaxed);
+        for _ in 0..threads.len() - 1 {
+            ended.recv_timeout(2 * DEADLINE).expect("all but the poller end");
+        }
+        await_calm(&rig, calm_bytes);
+        round.stop_polling.store(true, Ordering::Relaxed);
+        join(threads, &ended, 7);
+        rig.ctrlr.detach(DEADLINE).expect("detached");
+    } else {
+        rig.ctrlr.detach(DEADLINE).expect("detached in the middle of it");
+        join(threads, &ended, 0);
+    }
+    assert_eq!(rig.ctrlr.state(), CtrlrState::Detached);
+    assert_eq!(rig.ctrlr.dma_bytes(), (0, 0), "nothing is mapped any more");
+    let (sent, completed, aborted) = round.ledger.balance();
+    let violations: Vec<String> =
+        rig.transport.violations().into_iter().filter(|violation| !is_tolerated(violation)).collect();
+    assert_eq!(violations, Vec::<String>::new(), "rules that the driver broke, seed {seed}");
+    Sums { sent, completed, aborted, counts: Arc::into_inner(round).expect("all threads have ended").counts }
+}
+
+/// What one round came to.
+#[derive(Debug)]
+struct Sums {
+    sent: u64,
+    completed: u64,
+    aborted: u64,
+    counts: Counts,
+}
+
+fn storm<S: Scheme>() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    let seed = now.as_nanos() as u64;
+    let rounds: Vec<Sums> =
+        (0..ROUNDS).map(|round| storm_round::<S>(seed + 100 * round, round % 2 == 0)).collect();
+    // That it was a storm.
+    let what = format!("{} of seed {seed}: {rounds:#?}", S::NAME);
+    let happened = |of: fn(&Counts) -> &AtomicU64| {
+        rounds.iter().map(|round| of(&round.counts).load(Ordering::Relaxed)).sum::<u64>() > 0
+    };
+    assert!(rounds.iter().all(|round| round.sent > 0 && round.completed > 0), "{what}");
+    assert!(rounds.iter().any(|round| round.aborted > 0), "{what}");
+    assert!(happened(|counts| &counts.registrations) && happened(|counts| &counts.refused), "{what}");
+    assert!(happened(|counts| &counts.resets) && happened(|counts| &counts.reconnects), "{what}");
+    assert!(happened(|counts| &counts.lives) && happened(|counts| &counts.dropped_in_flight), "{what}");
+    assert!(happened(|counts| &counts.verified) && happened(|counts| &counts.given_back), "{what}");
+    assert!(happened(|counts| &counts.pollers) && happened(|counts| &counts.ios), "{what}");
+}
+
+#[test]
+fn lock_free() {
+    storm::<LockFree>();
+}
+
+#[test]
+fn spinlock() {
+    storm::<rivals::Spinlock>();
+}
+
+#[test]
+fn spinlock_flag() {
+    storm::<rivals::SpinlockFlag>();
+}
+
+#[test]
+fn robust_mutex() {
+    storm::<rivals::RobustMutex>();
+}
