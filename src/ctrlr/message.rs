@@ -32,7 +32,7 @@ pub enum Message {
     },
     /// Reads the list of namespaces and their sizes anew.
     Rescan,
-    /// Creates the queues of a queue pair; made by [`super::Producer::queue_pair`].
+    /// Creates the queues of a queue pair; made by [`crate::poller::QueuePair::create`].
     Connect(ConnectRequest),
     /// Runs a closure on the polling thread. A closure that captures nothing is not allocated either.
     Call(Call),

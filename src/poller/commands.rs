@@ -33,7 +33,7 @@ impl QueuePair {
         self.transfer(Command::write, namespace, lba, data, token)
     }
 
-    /// Compares `data` with block `lba` of `namespace` on; a difference is status [`Status::COMPARE_FAILURE`].
+    /// Compares `data` with block `lba` of `namespace` on; a difference is status [`crate::spec::status::Status::COMPARE_FAILURE`].
     #[inline]
     pub fn compare(
         &mut self,

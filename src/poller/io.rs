@@ -11,7 +11,7 @@ use crate::spec::status::Status;
 /// Options of one queue pair.
 #[derive(Clone, Debug)]
 pub struct QpairOptions {
-    /// Entries of its queues: 2 to 65,536, and no more than [`Limits::max_queue_entries`]. One less may be in flight.
+    /// Entries of its queues: 2 to 65,536, and no more than [`crate::ctrlr::Limits::max_queue_entries`]. One less may be in flight.
     pub entries: u32,
 }
 
