@@ -189,6 +189,10 @@ pub fn io_thread<S: Scheme>(round: &Round<S>, index: usize, mut random: Random) 
             }
             assert_eq!(life.in_flight.len(), 0);
         } else {
+            for _ in 0..4 {
+                life.submit(&mut random);
+            }
+            life.qpair.commit();
             count(&round.counts.dropped_in_flight, life.in_flight.len() as u64);
         }
         let statistics = life.qpair.statistics();
