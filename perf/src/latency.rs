@@ -52,6 +52,11 @@ impl Histogram {
         self.0.add(&other.0).expect("all histograms have the same bounds");
     }
 
+    /// Whether nothing was recorded.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The latency that `percent` of all do not exceed; 0 when there are none.
     pub(crate) fn percentile(&self, percent: f64) -> u64 {
         self.0.value_at_percentile(percent)

@@ -114,11 +114,17 @@ impl Figures {
     /// One round's value of figure `key`.
     pub(super) fn add(&mut self, key: &'static str, value: f64) {
         debug_assert!(METRICS.iter().any(|metric| metric.key == key), "{key} is no figure");
-        self.0.entry(key).or_default().push(value);
+        // A round in which nothing got through, on a machine that is far too busy, has no time per message.
+        if value.is_finite() {
+            self.0.entry(key).or_default().push(value);
+        }
     }
 
     /// One round's latencies, under all keys that begin with `prefix`.
     pub(super) fn add_latency(&mut self, prefix: &str, latency: &Histogram) {
+        if latency.is_empty() {
+            return;
+        }
         for metric in METRICS {
             let percent = match metric.key.strip_prefix(prefix) {
                 Some(".p50") => 50.0,
