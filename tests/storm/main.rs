@@ -190,7 +190,7 @@ fn storm<S: Scheme>() {
     while (rounds.len() as u64) < ROUNDS || !is_storm(&rounds) {
         let round = rounds.len() as u64;
         assert!(round < 4 * ROUNDS, "{} of seed {seed} was no storm: {rounds:#?}", S::NAME);
-        rounds.push(storm_round::<S>(seed + 100 * round, round % 2 == 0));
+        rounds.push(storm_round::<S>(seed + 100 * round, round.is_multiple_of(2)));
     }
 }
 
