@@ -165,7 +165,7 @@ fn arguments(image: &Image, group: &Group, folder: &Path, sockets: &Path) -> std
     // No self-tests of ciphers and no mitigations: they are slow to emulate.
     arguments.extend([
         "-append".to_owned(),
-        "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off cryptomgr.notests intel_iommu=on iommu=pt"
+        "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off cryptomgr.notests intel_iommu=on iommu=pt"
             .to_owned(),
     ]);
     for id in ["agent", "monitor"] {

@@ -4,7 +4,6 @@
 mod hotplug;
 mod itself;
 mod media;
-mod removal;
 mod shapes;
 mod two_controllers;
 mod vfio;
@@ -19,7 +18,6 @@ pub fn groups() -> Vec<Group> {
         media::group(),
         shapes::group(),
         vfio::group(),
-        removal::group(),
         itself::group(),
     ]
 }
