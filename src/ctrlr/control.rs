@@ -8,7 +8,7 @@ use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
 use crate::ring::inside::is_inside_poll;
 use crate::ring::scheme::{Channel, Gate, HeldOf, Quiet};
-use crate::ring::{AbortReason, Aborted, Outcome, Scheme};
+use crate::ring::{AbortReason, Aborted, Outbox, Outcome, Scheme};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -217,15 +217,17 @@ impl<S: Scheme> Shared<S> {
         }
         let mut drained = Vec::new();
         let mut left = Vec::new();
+        let mut outbox = Outbox::new();
         for (number, reason, mut ring) in quiet {
             let outcome = Aborted::unexecuted(reason);
             // Outside the lock: outcomes may run foreign code.
-            if ring.drain(|envelope| envelope.responder.deliver(Outcome::Aborted(outcome))) {
+            if ring.drain(|envelope| outbox.deliver(envelope.responder, Outcome::Aborted(outcome))) {
                 drained.push(number);
             } else {
                 left.push((number, Leaving { reason, ring: LeavingRing::Quiet(ring) }));
             }
         }
+        outbox.flush();
         self.hub.waiters.bell().ring();
         let mut control = self.lock();
         control.undrained.retain(|number| !drained.contains(number));

@@ -19,7 +19,7 @@ use super::takedown::{Takedown, Why};
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
-use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::ring::{AbortReason, Aborted, Outbox, Outcome};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
@@ -91,6 +91,8 @@ pub(crate) struct Core {
     held: VecDeque<Held>,
     /// Completions of the driver's own commands, between the queue and their handling. Empty between polls.
     finished: Vec<(Purpose, Completion, Option<DmaSlice>)>,
+    /// Outcomes of closures and commands, between their end and that of the poll.
+    outbox: Outbox<Reply>,
     pub(super) events: Events,
     pub(super) rescan: Option<Rescan>,
     /// Who waits for the next rescan to end.
@@ -125,6 +127,7 @@ impl Core {
             phase: Phase::BringingUp(bring_up),
             held: VecDeque::new(),
             finished: Vec::with_capacity(COMPLETIONS_PER_POLL),
+            outbox: Outbox::new(),
             events,
             rescan: None,
             rescan_waiters: Vec::new(),
@@ -157,7 +160,11 @@ impl Core {
         let Envelope { message, responder } = envelope;
         match message {
             Message::Call(call) => self.call(call, responder),
-            message => self.execute_command(message, responder),
+            message => {
+                // Its outcome may go past the outbox.
+                self.outbox.expects_sleepers();
+                self.execute_command(message, responder);
+            }
         }
     }
 
@@ -195,10 +202,13 @@ impl Core {
         let inside = InsidePoll::enter();
         let result = contain_panic(|| call(&mut Turn { core: self }));
         drop(inside);
-        responder.deliver(match result {
-            Some(value) => Outcome::Completed(Reply::Called(value)),
-            None => Outcome::Aborted(Aborted::maybe_executed(AbortReason::Panicked)),
-        });
+        // Two calls and no common variable: so the usual outcome is written once, where it travels.
+        if let Some(value) = result {
+            self.outbox.deliver(responder, Outcome::Completed(Reply::Called(value)));
+        } else {
+            let aborted = Aborted::maybe_executed(AbortReason::Panicked);
+            self.outbox.deliver(responder, Outcome::Aborted(aborted));
+        }
     }
 
     fn start_message(&mut self, message: Held) {
@@ -296,26 +306,32 @@ impl Core {
         }
     }
 
-    /// Polls the external and the admin queue pair; returns how many commands completed.
+    /// Polls the external and the admin queue pair; returns how many commands completed. Whatever it returns, `after_work` or `protocol_error`
+    /// delivers the outcomes.
     #[inline(always)]
     pub(crate) fn poll_queues(&mut self) -> Result<usize, QueueError> {
         let mut completed = 0;
+        let (outbox, finished) = (&mut self.outbox, &mut self.finished);
         if let Some(external) = &mut self.external {
             let count = external.process(COMPLETIONS_PER_POLL, |responder, data, completion| {
-                responder.deliver(outcome_of(completion, data));
+                outbox.deliver(responder, outcome_of(completion, data));
             })?;
             completed += count;
         }
-        let finished = &mut self.finished;
         let count = self.admin.process(COMPLETIONS_PER_POLL, |owner, data, completion| match owner {
-            Owner::Message(responder) => responder.deliver(outcome_of(completion, data)),
+            Owner::Message(responder) => outbox.deliver(responder, outcome_of(completion, data)),
             Owner::Driver(purpose) => finished.push((purpose, completion, data)),
         })?;
+        if count != 0 {
+            // What follows the driver's own commands may answer anybody.
+            outbox.expects_sleepers();
+        }
         Ok(completed + count)
     }
 
     /// What follows a poll in which something happened: the driver's own completions, messages that waited for room, doorbells, and the bell.
     pub(crate) fn after_work(&mut self) {
+        self.deliver_outcomes();
         if !self.finished.is_empty() {
             let mut finished = std::mem::take(&mut self.finished);
             for (purpose, completion, data) in finished.drain(..) {
@@ -325,7 +341,16 @@ impl Core {
         }
         self.submit_held();
         self.commit();
-        self.hub.waiters.bell().ring();
+        // Who receives from a mailbox does not sleep on the bell, and the bell's fence is not free.
+        if self.outbox.take_sleepers() {
+            self.hub.waiters.bell().ring();
+        }
+    }
+
+    /// Delivers what [`Core::execute`] and [`Core::poll_queues`] came to.
+    #[inline]
+    pub(super) fn deliver_outcomes(&mut self) {
+        self.outbox.flush();
     }
 
     /// Rings the doorbells of what was submitted.
@@ -392,6 +417,7 @@ impl Core {
     /// The queue protocol was broken by the device: gives the controller up.
     #[cold]
     pub(crate) fn protocol_error(&mut self, error: &QueueError) {
+        self.deliver_outcomes();
         self.hub.fail(Failure::Protocol(error.to_string()));
     }
 

@@ -158,7 +158,10 @@ fn drive(core: &mut Core, now: Instant) -> bool {
         Ok(0) => {}
         Ok(_) => core.after_work(),
         // The device breaks the protocol while it is being stopped: all the more reason to go on.
-        Err(error) => tracing::warn!(%error, "during detach"),
+        Err(error) => {
+            tracing::warn!(%error, "during detach");
+            core.deliver_outcomes();
+        }
     }
     core.advance(now)
 }

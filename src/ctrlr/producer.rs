@@ -158,37 +158,24 @@ impl<S: Scheme> Producer<S> {
         if room == 0 {
             return if messages.is_empty() { Ok(0) } else { Err(SendErrorReason::WindowFull) };
         }
-        let mut tokens = [0; BATCH];
-        let mut envelopes = Vec::with_capacity(BATCH);
-        let mut accepted = 0;
-        while accepted < room {
-            let count = (room - accepted).min(BATCH);
-            for (place, (token, message)) in tokens.iter_mut().zip(messages.drain(..count)) {
-                *place = token;
-                // There is room in the window: `room` was counted from it.
-                if let Some(responder) = mailbox.responder(token) {
-                    envelopes.push(Envelope { message, responder });
-                }
-            }
-            let pushed = self.sender.push_batch(&mut envelopes);
-            let sent = *pushed.as_ref().unwrap_or(&0);
-            accepted += sent;
-            self.wake();
-            if envelopes.is_empty() {
-                continue;
-            }
-            let rest = envelopes.drain(..).zip(&tokens[sent..]).map(|(envelope, token)| {
-                mailbox.take_back(envelope.responder);
-                (*token, envelope.message)
+        let mut rest = messages.iter_mut();
+        let pushed = self.sender.push_with(room, || {
+            let (token, message) = rest.next().map_or((0, Message::Rescan), |(token, message)| {
+                (*token, std::mem::replace(message, Message::Rescan))
             });
-            messages.splice(0..0, rest);
-            return match pushed {
-                Err(PushError::Closed(())) if accepted == 0 => Err(self.closed_reason()),
-                Err(PushError::Full(())) if accepted == 0 => Err(SendErrorReason::Full),
-                _ => Ok(accepted),
-            };
+            // There is room in the window, and there are so many messages: `room` was counted from both.
+            let responder = mailbox.responder(token).unwrap_or_else(|| unreachable!("counted"));
+            Envelope { message, responder }
+        });
+        match pushed {
+            Ok(accepted) => {
+                messages.drain(..accepted);
+                self.wake();
+                Ok(accepted)
+            }
+            Err(PushError::Closed(())) => Err(self.closed_reason()),
+            Err(PushError::Full(())) => Err(SendErrorReason::Full),
         }
-        Ok(accepted)
     }
 
     #[inline]
@@ -256,9 +243,6 @@ fn refused((error, responder): (SendError, Responder)) -> SendError {
     responder.disarm();
     error
 }
-
-/// How many messages one claim of the ring takes at most.
-const BATCH: usize = 32;
 
 impl<S: Scheme> fmt::Debug for Producer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

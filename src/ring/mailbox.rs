@@ -18,24 +18,90 @@ pub(crate) struct Reply<R> {
 }
 
 impl<R> Reply<R> {
-    #[inline]
     pub(super) fn deliver(credit: Arc<Ring<Self>>, token: u64, outcome: Outcome<R>) {
         let ring = Arc::as_ptr(&credit);
-        // SAFETY: the reply holds a reference to the ring that it is pushed to, and so keeps it valid as long as it exists.
-        let pushed = unsafe { Ring::push_owner(ring, Self { token, outcome, credit }) };
-        match pushed {
-            Ok(()) => {}
-            // The mailbox was dropped: nobody wants the outcome.
-            Err(PushError::Closed(reply)) => drop(reply),
-            // There are as many slots as credits.
-            Err(PushError::Full(reply)) => {
-                debug_assert!(
-                    false,
-                    "a mailbox was full though it gave out no more credits than it has slots"
-                );
-                drop(reply);
+        Self::deliver_all(ring, std::iter::once(Self { token, outcome, credit }));
+    }
+
+    /// Delivers all of `replies`, whose credits are of `ring`.
+    #[inline]
+    fn deliver_all(ring: *const Ring<Self>, replies: impl ExactSizeIterator<Item = Self>) {
+        // SAFETY: each reply holds a reference to the ring that it is pushed to, and so keeps it valid as long as it exists.
+        let pushed = unsafe { Ring::push_owners(ring, replies) };
+        // There are as many slots as credits. And when the mailbox was dropped, nobody wants the outcomes.
+        debug_assert!(
+            !matches!(pushed, Err(PushError::Full(()))),
+            "a mailbox was full though it gave out no more credits than it has slots"
+        );
+    }
+}
+
+/// Outcomes that are delivered together, since one claim of a mailbox's slots costs as much as another, and holds the deliverer up until what it wrote before is on
+/// its way. Whoever fills it flushes it before it does anything else; dropping it flushes too.
+pub(crate) struct Outbox<R> {
+    /// For one mailbox.
+    replies: Vec<Reply<R>>,
+    /// Whether anything was delivered that somebody may sleep for.
+    has_sleepers: bool,
+}
+
+impl<R> Outbox<R> {
+    /// Outcomes that wait for each other at most: as many as a poll takes messages.
+    const MOST: usize = 8;
+
+    pub(crate) fn new() -> Self {
+        Self { replies: Vec::with_capacity(Self::MOST), has_sleepers: false }
+    }
+
+    /// Delivers `outcome` now, or, if it is for a mailbox, with the next flush at the latest.
+    #[inline(always)]
+    pub(crate) fn deliver(&mut self, responder: Responder<R>, outcome: Outcome<R>) {
+        match responder.into_mailbox() {
+            Ok((credit, token)) => {
+                let is_another =
+                    self.replies.first().is_some_and(|first| !Arc::ptr_eq(&first.credit, &credit));
+                if is_another || self.replies.len() >= Self::MOST {
+                    self.flush();
+                }
+                credit.foresee_claim(self.replies.len());
+                self.replies.push(Reply { token, outcome, credit });
+            }
+            Err(responder) => {
+                self.has_sleepers = true;
+                responder.deliver(outcome);
             }
         }
+    }
+
+    /// Something was, or will be, delivered past this outbox.
+    pub(crate) fn expects_sleepers(&mut self) {
+        self.has_sleepers = true;
+    }
+
+    /// Whether anything was delivered since the last call that somebody may sleep for: then the bell is to be rung.
+    pub(crate) fn take_sleepers(&mut self) -> bool {
+        std::mem::take(&mut self.has_sleepers)
+    }
+
+    /// Delivers what waits.
+    #[inline]
+    pub(crate) fn flush(&mut self) {
+        if let Some(first) = self.replies.first() {
+            let ring = Arc::as_ptr(&first.credit);
+            Reply::deliver_all(ring, self.replies.drain(..));
+        }
+    }
+}
+
+impl<R> Drop for Outbox<R> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl<R> fmt::Debug for Outbox<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbox").field("waiting", &self.replies.len()).finish_non_exhaustive()
     }
 }
 

@@ -166,13 +166,30 @@ impl<T> Ring<T> {
 
     /// Appends values from the front of `values` while there is room, many with one claim, and removes from the vector what was
     /// appended. Returns how many; `Err` when none could be.
-    pub fn push_batch(&self, values: &mut Vec<T>) -> Result<usize, PushError<()>> {
+    #[cfg(test)]
+    pub(super) fn push_batch(&self, values: &mut Vec<T>) -> Result<usize, PushError<()>> {
+        let mut rest = std::mem::take(values).into_iter();
+        let pushed = self.push_with(rest.len(), || rest.next().expect("asked for no more than there are"));
+        *values = rest.collect();
+        pushed
+    }
+
+    /// Appends up to `wanted` values, many with one claim, each made by `next` once there is a slot for it: so that none is made in vain, and
+    /// each where it stays. Returns how many; `Err` when none could be.
+    ///
+    /// `next` must not panic: its slot is claimed, and all behind it wait.
+    #[inline]
+    pub(super) fn push_with(
+        &self,
+        wanted: usize,
+        mut next: impl FnMut() -> T,
+    ) -> Result<usize, PushError<()>> {
         let mut pushed = 0;
-        while !values.is_empty() {
-            match self.claim(values.len().min(self.slots.len())) {
+        while pushed < wanted {
+            match self.claim((wanted - pushed).min(self.slots.len())) {
                 Ok((first, count)) => {
-                    for (position, value) in (first..).zip(values.drain(..count)) {
-                        self.fill(position, value);
+                    for position in first..first + count as u64 {
+                        self.fill(position, next());
                     }
                     pushed += count;
                 }
@@ -237,35 +254,55 @@ impl<T> Ring<T> {
     /// Asks for the slot that a producer will write a few claims after `position`.
     #[inline]
     fn prefetch_ahead(&self, position: u64) {
-        let slot = std::ptr::from_ref(self.slot(position + WRITE_AHEAD)).cast::<u8>();
+        self.prefetch_to_fill(position + WRITE_AHEAD);
+    }
+
+    /// Asks for the slot of the claim after the next `ahead` ones, as far as can be foreseen.
+    #[inline]
+    pub(super) fn foresee_claim(&self, ahead: usize) {
+        // Relaxed: a hint.
+        let tail = self.claims.tail.load(Ordering::Relaxed) & !CLOSED;
+        self.prefetch_to_fill(tail + ahead as u64);
+    }
+
+    #[inline]
+    fn prefetch_to_fill(&self, position: u64) {
+        let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
         prefetch_to_write(slot);
         if size_of::<Slot<T>>() > CACHE_LINE {
             prefetch_to_write(slot.wrapping_add(CACHE_LINE));
         }
     }
 
-    /// Appends a `value` that keeps the ring alive: as [`Ring::push`], for a caller without another reference to it.
+    /// Appends `values` that keep the ring alive, many with one claim, for a caller without another reference to it. Those that are not accepted stay in the
+    /// iterator.
     ///
     /// # Safety
-    /// `ring` is valid, and stays so while `value` (which the consumer may take, and drop, before this returns) is in the ring or
+    /// `ring` is valid, and stays so while any of `values` (which the consumer may take, and drop, before this returns) is in the ring or
     /// in this call.
     #[inline]
-    pub(super) unsafe fn push_owner(ring: *const Self, value: T) -> Result<(), PushError<T>> {
-        // SAFETY: `value` is still in this call.
-        let claimed = unsafe { &*ring }.claim(1);
-        match claimed {
-            Ok((position, _)) => {
-                // SAFETY: as above; the reference ends before the value is handed over.
+    pub(super) unsafe fn push_owners(
+        ring: *const Self,
+        mut values: impl ExactSizeIterator<Item = T>,
+    ) -> Result<(), PushError<()>> {
+        while values.len() != 0 {
+            // SAFETY: there are values in this call; the reference ends with the statement.
+            let claimed = unsafe { &*ring }.claim(values.len());
+            let (first, count) = match claimed {
+                Ok(claimed) => claimed,
+                Err(ClaimError::Full) => return Err(PushError::Full(())),
+                Err(ClaimError::Closed) => return Err(PushError::Closed(())),
+            };
+            for (position, value) in (first..first + count as u64).zip(&mut values) {
+                // SAFETY: `value` is still in this call; the reference ends before it is handed over.
                 let this = unsafe { &*ring };
                 this.prefetch_ahead(position);
                 let slot: *const Slot<T> = this.slot(position);
                 // SAFETY: claimed by us. Its last access is the store that hands the value over.
                 unsafe { Slot::fill(slot, position, value) };
-                Ok(())
             }
-            Err(ClaimError::Full) => Err(PushError::Full(value)),
-            Err(ClaimError::Closed) => Err(PushError::Closed(value)),
         }
+        Ok(())
     }
 
     /// Writes a claimed slot and hands it to the consumer.
@@ -301,6 +338,11 @@ impl<T> Ring<T> {
             if ready == 0 {
                 break;
             }
+            if ready == READ_AHEAD {
+                // There is a backlog: the next ones are on their way while these are dealt with. Without one, asking for slots that are
+                // about to be written would only take them away from their writers.
+                (0..READ_AHEAD).for_each(|ahead| self.prefetch_slot(head + (READ_AHEAD + ahead) as u64));
+            }
             for _ in 0..ready {
                 let value = self.slot(head).value.with_mut(|cell| {
                     // SAFETY: `ready` says that the slot holds the message of position `head`, written before the Release that it
@@ -318,18 +360,24 @@ impl<T> Ring<T> {
         taken
     }
 
+    #[inline]
+    fn prefetch_slot(&self, position: u64) {
+        let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
+        prefetch(slot);
+        if size_of::<Slot<T>>() > CACHE_LINE {
+            prefetch(slot.wrapping_add(CACHE_LINE));
+        }
+    }
+
     /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not
     /// each when the one before it has been dealt with.
     #[inline]
     fn ready(&self, head: u64, max: usize) -> usize {
         let mut count = 0;
         while count < max {
-            let slot = self.slot(head + count as u64);
-            if size_of::<Slot<T>>() > CACHE_LINE {
-                prefetch(std::ptr::from_ref(slot).cast::<u8>().wrapping_add(CACHE_LINE));
-            }
+            self.prefetch_slot(head + count as u64);
             // Acquire: pairs with the Release in `fill`, for who reads the value.
-            if slot.sequence.load(Ordering::Acquire) != head + count as u64 + 1 {
+            if self.slot(head + count as u64).sequence.load(Ordering::Acquire) != head + count as u64 + 1 {
                 break;
             }
             count += 1;

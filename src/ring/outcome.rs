@@ -77,11 +77,14 @@ pub enum AbortReason {
     Dropped,
 }
 
+/// The right to a slot of a mailbox.
+type Credit<R> = Arc<Ring<Reply<R>>>;
+
 /// Where an outcome goes. Small and allocation-free to move, since it travels in the ring's slot.
 enum Target<R> {
     Cell(Arc<Cell<R>>),
     Callback(Box<dyn FnOnce(Outcome<R>) + Send>),
-    Mailbox { mailbox: Arc<Ring<Reply<R>>>, token: u64 },
+    Mailbox { mailbox: Credit<R>, token: u64 },
 }
 
 /// Delivers one outcome: by [`Responder::deliver`], or, if it is dropped, an abort.
@@ -103,10 +106,21 @@ impl<R> Responder<R> {
     }
 
     /// Delivers `outcome`. Does not wake sleepers: whoever delivers calls [`super::bell::Bell::ring`] after its last delivery.
-    #[inline(always)]
     pub(crate) fn deliver(mut self, outcome: Outcome<R>) {
         if let Some(target) = self.0.take() {
             target.deliver(outcome);
+        }
+    }
+
+    /// The mailbox that it answers to, with the duty; or the responder again if it answers elsewhere.
+    #[inline(always)]
+    pub(super) fn into_mailbox(mut self) -> Result<(Credit<R>, u64), Self> {
+        match self.0.take() {
+            Some(Target::Mailbox { mailbox, token }) => Ok((mailbox, token)),
+            other => {
+                self.0 = other;
+                Err(self)
+            }
         }
     }
 
@@ -120,16 +134,7 @@ impl<R> Responder<R> {
 }
 
 impl<R> Target<R> {
-    #[inline(always)]
     fn deliver(self, outcome: Outcome<R>) {
-        match self {
-            Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
-            other => other.deliver_to_one(outcome),
-        }
-    }
-
-    #[inline(never)]
-    fn deliver_to_one(self, outcome: Outcome<R>) {
         match self {
             Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
             Self::Cell(cell) => cell.deliver(outcome),

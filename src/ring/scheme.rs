@@ -99,8 +99,8 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
     /// Appends a message; never waits in the lock-free scheme.
     fn push(&self, message: M) -> Result<(), PushError<M>>;
 
-    /// Appends messages from the front of the vector while there is room; returns how many it took.
-    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>>;
+    /// Appends up to `wanted` messages, each made by `next` when there is a slot for it; returns how many. `next` must not panic.
+    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>>;
 }
 
 /// The polling thread's end. Follows the published ring.

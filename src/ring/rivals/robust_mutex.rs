@@ -157,23 +157,17 @@ impl<M: Send + 'static> Sender<M> for RobustMutexSender<M> {
         })
     }
 
-    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
+    fn push_with(&self, wanted: usize, mut next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
         // SPDK has no batches; neither has its likeness.
-        let mut count = 0;
-        while !messages.is_empty() {
-            match self.push(messages.remove(0)) {
-                Ok(()) => count += 1,
-                Err(PushError::Full(message)) => {
-                    messages.insert(0, message);
-                    return if count == 0 { Err(PushError::Full(())) } else { Ok(count) };
-                }
-                Err(PushError::Closed(message)) => {
-                    messages.insert(0, message);
-                    return if count == 0 { Err(PushError::Closed(())) } else { Ok(count) };
-                }
+        for count in 0..wanted {
+            let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+            let pushed = self.ring.push_with(1, || Box::new(next()));
+            drop(senders);
+            if let Err(error) = pushed {
+                return if count == 0 { Err(error) } else { Ok(count) };
             }
         }
-        Ok(count)
+        Ok(wanted)
     }
 }
 

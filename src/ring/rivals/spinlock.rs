@@ -129,8 +129,8 @@ impl<M: Send + 'static> Sender<M> for SpinlockSender<M> {
     }
 
     #[inline]
-    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
-        self.0.push_batch(messages)
+    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
+        self.0.push_with(wanted, next)
     }
 }
 

@@ -152,8 +152,8 @@ impl<M: Send + 'static> Sender<M> for SpinlockFlagSender<M> {
     }
 
     #[inline]
-    fn push_batch(&self, messages: &mut Vec<M>) -> Result<usize, PushError<()>> {
-        let count = self.ring.push_batch(messages)?;
+    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
+        let count = self.ring.push_with(wanted, next)?;
         // Release: as in `push`.
         self.shared.pending.store(true, Ordering::Release);
         Ok(count)
