@@ -261,7 +261,7 @@ impl<R> Pair<R> {
     /// [`QueueError`] when the device posted what it must not. What came before was handed to `f`; the wrong completion
     /// stays where it is, so the next call finds it again. The pair is then to be emptied by
     /// [`abort_all`](Self::abort_all) once the device was stopped.
-    #[inline]
+    #[inline(always)]
     pub fn process(
         &mut self,
         max: usize,
@@ -362,6 +362,7 @@ impl<R> Pair<R> {
         Some(zerocopy::transmute!(words))
     }
 
+    #[inline(never)]
     fn process_batch(
         &mut self,
         max: usize,

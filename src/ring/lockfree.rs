@@ -89,7 +89,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         match self.reader.current() {
             // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by

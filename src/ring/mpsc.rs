@@ -314,7 +314,7 @@ impl<T> Ring<T> {
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
-    #[inline]
+    #[inline(always)]
     pub fn has_message(&self) -> bool {
         // Relaxed: the consumer's own word.
         let head = self.head.load(Ordering::Relaxed);
@@ -328,7 +328,8 @@ impl<T> Ring<T> {
     /// # Safety
     /// The caller is the only consumer: no other call of `consume` on this ring overlaps with this one, and one that came before
     /// happens-before this one.
-    #[inline]
+    // Not inlined: the look that finds nothing is, and this is what follows when it finds something.
+    #[inline(never)]
     pub unsafe fn consume(&self, max: usize, mut each: impl FnMut(T)) -> usize {
         // Relaxed: the consumer's own word; a new consumer sees it by the happens-before that the caller vouches for.
         let mut head = self.head.load(Ordering::Relaxed);

@@ -120,7 +120,7 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
         self.published.unlock();
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, max: usize, mut each: impl FnMut(M)) -> usize {
         let batch = &mut self.batch;
         // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.

@@ -96,7 +96,7 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         let published = self.published.lock();
         let taken = match &*published {

@@ -127,7 +127,7 @@ impl<M: Send + 'static> SpinlockFlagReceiver<M> {
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
-    #[inline]
+    #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
         // Relaxed: a hint; the lock orders what follows.
         if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, each) } else { 0 }
