@@ -30,7 +30,7 @@ const fn key(key: &'static str, example: &'static str, default: &'static str, me
     Key { key, example, default, meaning }
 }
 
-const KEYS: [Key; 12] = [
+const KEYS: [Key; 13] = [
     key("size", "size=1G", "1G", "bytes of each namespace in memory; K, M, G, T are powers of 1024"),
     key("lba", "lba=4096", "512", "logical block size in bytes: 512 or 4096"),
     key("namespaces", "namespaces=2", "1", "how many namespaces in memory"),
@@ -42,6 +42,12 @@ const KEYS: [Key; 12] = [
     key("dstrd", "dstrd=0", "3", "doorbells are 4 << dstrd bytes apart"),
     key("latency_us", "latency_us=80", "0", "each I/O command takes that long at least"),
     key("admin_latency_us", "admin_latency_us=80", "0", "each admin command takes that long at least"),
+    key(
+        "faults",
+        "faults=bad.txt",
+        "",
+        "a text file of what goes wrong, one fault a line; see docs/FAULTS.md",
+    ),
     key("serial", "serial=A1", "SLIPRING0001", "the serial number"),
 ];
 
@@ -158,7 +164,9 @@ mod tests {
         assert_eq!(listed.join(", "), known);
         for key in &KEYS {
             let alone = format!("emulated:{}", key.example);
-            assert_eq!(address::parse(&alone).is_ok(), key.key != "readonly", "{alone}");
+            // What needs something beside it, or a file, is refused for its absence.
+            let is_complete = !matches!(key.key, "readonly" | "faults");
+            assert_eq!(address::parse(&alone).is_ok(), is_complete, "{alone}");
         }
     }
 }

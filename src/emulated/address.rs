@@ -13,20 +13,22 @@
 //! | `dstrd=0` | doorbells are `4 << dstrd` bytes apart | 3 |
 //! | `latency_us=80` | each I/O command takes so long at least | 0 |
 //! | `admin_latency_us=80` | each admin command takes so long at least | 0 |
+//! | `faults=FILE` | what goes wrong: a text file with one fault a line, see `docs/FAULTS.md`; the path has no comma | nothing |
 //! | `serial=TEXT` | Identify's serial number | SLIPRING0001 |
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::config::{Backing, Config, ConfigError, Latency, NamespaceConfig, QueueKind};
+use super::faults::Faults;
 
 /// The word that every address of an emulated controller begins with.
 pub const SCHEME: &str = "emulated";
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
     "size",
     "lba",
     "namespaces",
@@ -38,6 +40,7 @@ const KEYS: [&str; 12] = [
     "dstrd",
     "latency_us",
     "admin_latency_us",
+    "faults",
     "serial",
 ];
 
@@ -62,7 +65,7 @@ struct Parsed {
 ///
 /// # Errors
 /// One line that names the key, what was given and what was expected. Whether images exist is only known when the
-/// controller is made ([`super::new`]).
+/// controller is made ([`super::new`]); a file of faults is read at once.
 pub fn parse(address: &str) -> Result<Config, ConfigError> {
     let wrong = || ConfigError::Address { address: address.to_owned() };
     let rest = address.strip_prefix(SCHEME).ok_or_else(wrong)?;
@@ -112,6 +115,7 @@ impl Parsed {
             "dstrd" => config.dstrd = number(key, value)?,
             "latency_us" => config.latencies.push(latency(QueueKind::Io, number(key, value)?)),
             "admin_latency_us" => config.latencies.push(latency(QueueKind::Admin, number(key, value)?)),
+            "faults" => config.faults = read_faults(Path::new(value))?,
             _ => value.clone_into(&mut config.serial),
         }
         Ok(())
@@ -144,6 +148,12 @@ impl Parsed {
         }
         Ok(config)
     }
+}
+
+fn read_faults(path: &Path) -> Result<Faults, ConfigError> {
+    let text = std::fs::read_to_string(path);
+    let text = text.map_err(|source| ConfigError::FaultsFile { path: path.to_owned(), source })?;
+    text.parse().map_err(|error| ConfigError::Faults { path: path.to_owned(), error })
 }
 
 fn latency(queue: QueueKind, delay_us: u32) -> Latency {

@@ -219,7 +219,7 @@ impl Device {
         };
         if sqid == 0 && self.events.withdraw(cid) {
             let command = Command { opcode: AdminOpcode::ASYNC_EVENT_REQUEST.0, cid, ..Command::default() };
-            sq.held.push(Held { due: now, sequence: 0, aborted: true, command });
+            sq.held.push(Held { due: now, sequence: 0, aborted: true, command, mischief: None });
             return Ok(0);
         }
         if sq.held.iter().all(|held| held.command.cid != cid || held.aborted) {
@@ -235,7 +235,7 @@ impl Device {
     }
 
     fn request_event(&mut self, command: &Command) -> Result<(), Status> {
-        if self.events.request(command.cid) {
+        if self.events.request(command.cid, self.mischief) {
             return Ok(());
         }
         let most = self.config.async_events;

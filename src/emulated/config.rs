@@ -6,6 +6,8 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::faults::{Faults, FaultsError};
+
 /// Where the blocks of a namespace live.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Backing {
@@ -110,6 +112,8 @@ pub struct Config {
     pub nn: u32,
     /// Delays per command.
     pub latencies: Vec<Latency>,
+    /// What goes wrong.
+    pub faults: Faults,
     /// Identify's SN: at most 20 printable ASCII characters.
     pub serial: String,
     /// Identify's MN: at most 40 printable ASCII characters.
@@ -142,6 +146,7 @@ impl Default for Config {
             interrupts: 65,
             nn: 256,
             latencies: Vec::new(),
+            faults: Faults::default(),
             serial: "SLIPRING0001".to_owned(),
             model: "Slipring Emulated NVMe Controller".to_owned(),
             firmware: "1.0".to_owned(),
@@ -188,6 +193,22 @@ pub enum ConfigError {
         second: &'static str,
         /// The reason.
         why: &'static str,
+    },
+    /// A file of faults that cannot be read.
+    #[error("faults {path:?} cannot be read: {source}; expected a text file with one fault a line")]
+    FaultsFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file of faults with something in it that is none.
+    #[error("faults {path:?}, {error}")]
+    Faults {
+        /// The file.
+        path: PathBuf,
+        /// The line, and what is wrong with it.
+        error: FaultsError,
     },
     /// An image that cannot be opened.
     #[error("image {path:?} cannot be opened for {access}: {source}; expected an existing raw image file")]

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use super::device::Device;
+use super::faults::Effect;
 use super::queues::{Bell, CQE_BYTES, Cq, Entries, SQE_BYTES, Sq, reset_cell};
 use super::registers::Control;
 use crate::spec::registers::{Aqa, Cap, Cc, Csts, DOORBELLS, cq_head_doorbell, sq_tail_doorbell};
@@ -51,7 +52,8 @@ impl Device {
         if reset {
             tracing::debug!("controller reset");
             self.stop();
-            self.state = State::Disabling(self.now() + self.config.ready_delay);
+            let delay = self.config.ready_delay + self.transition_delay(Effect::NeverStops);
+            self.state = State::Disabling(self.now() + delay);
         }
         let mut done = usize::from(reset);
         while self.advance(control.cc()) {
@@ -70,7 +72,8 @@ impl Device {
             State::Disabled if cc.en() => match self.start(cc) {
                 Ok(()) => {
                     self.set_csts(false, false, 0);
-                    State::Enabling(self.now() + self.config.ready_delay)
+                    let delay = self.config.ready_delay + self.transition_delay(Effect::NeverReady);
+                    State::Enabling(self.now() + delay)
                 }
                 Err(why) => {
                     self.fail(&why);
@@ -97,7 +100,8 @@ impl Device {
                     sq.bell.take(&self.transport.doorbells);
                 }
                 self.set_csts(true, false, SHST_OCCURRING);
-                State::ShuttingDown(self.now() + self.config.shutdown_delay)
+                let delay = self.config.shutdown_delay + self.transition_delay(Effect::NeverShutsDown);
+                State::ShuttingDown(self.now() + delay)
             }
             State::ShuttingDown(due) if self.now() >= due => {
                 self.power_down(cc.shn());

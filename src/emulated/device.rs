@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::config::{Config, ConfigError, Latency, QueueKind};
 use super::control::State;
 use super::events::Events;
+use super::faults::{Mischief, Plan};
 use super::features::Features;
 use super::logs::Logs;
 use super::namespace::Namespace;
@@ -84,6 +85,10 @@ pub struct Device {
     /// Doorbells were rung while bus mastering is off, and that was said.
     pub(super) stalled_bus_master: bool,
     delays: Delays,
+    /// What goes wrong by description; `None` when nothing does.
+    pub(super) plan: Option<Plan>,
+    /// What goes wrong with the command that is being executed.
+    pub(super) mischief: Option<Mischief>,
     pub(super) held_sequence: u64,
     /// Which doorbell `patrol` looks at next: twice the queue id, and one more for the completion queue.
     pub(super) patrol: u16,
@@ -117,6 +122,8 @@ impl Device {
             queues_generation: 0,
             stalled_bus_master: false,
             delays: Delays::new(&config.latencies),
+            plan: Plan::new(&config.faults),
+            mischief: None,
             held_sequence: 0,
             patrol: 0,
             health_seen: transport.health.load(Ordering::Relaxed),
@@ -138,6 +145,7 @@ impl Device {
     /// not go back.
     pub fn step_at(&mut self, now: Instant) -> usize {
         self.given_now = Some(now);
+        self.transport.registers.set_now(now);
         self.run()
     }
 
@@ -247,10 +255,12 @@ impl Device {
             let (qid, opcode) = (sq.qid, command.opcode);
             done += 1;
             let delay = self.delays.of(qid, opcode);
-            if delay.is_zero() {
+            if self.plan.is_some() {
+                self.serve_with_faults(index, &command, delay);
+            } else if delay.is_zero() {
                 self.execute(index, &command);
             } else {
-                self.hold(index, command, delay);
+                self.hold(index, command, delay, None);
             }
         }
         self.memory.port.leave();

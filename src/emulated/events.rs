@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 
+use super::faults::Mischief;
 use crate::spec::log::LogId;
 
 /// One async event, as dword 0 of the completion tells it.
@@ -31,8 +32,8 @@ impl Event {
 #[derive(Debug)]
 pub(super) struct Events {
     limit: usize,
-    /// CIDs of the outstanding requests, oldest first.
-    requests: VecDeque<u16>,
+    /// CIDs of the outstanding requests, oldest first, with what is to go wrong with them.
+    requests: VecDeque<(u16, Option<Mischief>)>,
     /// Events not yet reported. No event is in it twice, so that it cannot grow.
     waiting: Vec<Event>,
     /// Reported and not yet cleared by reading the log.
@@ -53,21 +54,21 @@ impl Events {
     }
 
     /// Keeps a request; false when there are as many as are allowed.
-    pub(super) fn request(&mut self, cid: u16) -> bool {
+    pub(super) fn request(&mut self, cid: u16, mischief: Option<Mischief>) -> bool {
         let accepted = self.requests.len() < self.limit;
         if accepted {
-            self.requests.push_back(cid);
+            self.requests.push_back((cid, mischief));
         }
         accepted
     }
 
     pub(super) fn is_requested_by(&self, cid: u16) -> bool {
-        self.requests.contains(&cid)
+        self.requests.iter().any(|request| request.0 == cid)
     }
 
     /// Takes a request back; whether there was one.
     pub(super) fn withdraw(&mut self, cid: u16) -> bool {
-        let found = self.requests.iter().position(|&request| request == cid);
+        let found = self.requests.iter().position(|request| request.0 == cid);
         found.and_then(|index| self.requests.remove(index)).is_some()
     }
 
@@ -87,12 +88,12 @@ impl Events {
     }
 
     /// The next request to complete, and dword 0 for it. Further events of that type wait until the log is read.
-    pub(super) fn deliver(&mut self) -> Option<(u16, u32)> {
+    pub(super) fn deliver(&mut self) -> Option<(u16, u32, Option<Mischief>)> {
         let index = self.deliverable()?;
-        let cid = self.requests.pop_front()?;
+        let (cid, mischief) = self.requests.pop_front()?;
         let event = self.waiting.remove(index);
         self.masked.push(event);
-        Some((cid, event.dw0()))
+        Some((cid, event.dw0(), mischief))
     }
 
     /// The log page was read without Retain Asynchronous Event: whoever read it knows what waited as well.

@@ -18,7 +18,7 @@
 //! # Map
 //! `config`, `address`: what a controller is made from. `transport`, `registers`, `iommu`, `violations`: shared with the driver.
 //! `device`, `control`, `serve`, `queues`, `prp`, `thread`: the machine. `admin`, `identify`, `features`, `logs`, `events`, `io`,
-//! `namespace`: the commands. Nothing here knows the driver's `queue` or `ctrlr`.
+//! `namespace`: the commands. `faults`: what goes wrong with them on purpose. Nothing here knows the driver's `queue` or `ctrlr`.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -27,6 +27,7 @@ mod config;
 mod control;
 mod device;
 mod events;
+mod faults;
 mod features;
 mod identify;
 mod io;
@@ -48,6 +49,7 @@ use std::sync::Arc;
 
 pub use config::{Backing, Config, ConfigError, Latency, NamespaceConfig, QueueKind};
 pub use device::Device;
+pub use faults::{Effect, Fault, Faults, FaultsError, OnQueue};
 pub use thread::DeviceThread;
 pub use transport::EmulatedTransport;
 

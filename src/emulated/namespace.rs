@@ -212,6 +212,27 @@ impl Namespace {
         Ok(())
     }
 
+    /// Inverts a byte, counted from the start of a block, if there is one.
+    #[cold]
+    pub(super) fn invert(&mut self, lba: u64, offset: u64) {
+        let at = (lba << self.lba_shift) + offset;
+        match &mut self.store {
+            Store::Ram(ram) => {
+                if let Some(byte) = ram.get_mut(at as usize) {
+                    *byte = !*byte;
+                }
+            }
+            Store::Image(file) => {
+                let mut byte = [0];
+                let inverted =
+                    file.read_exact_at(&mut byte, at).and_then(|()| file.write_all_at(&[!byte[0]], at));
+                if let Err(error) = inverted {
+                    tracing::warn!(%error, "a byte that was to be corrupted is as it was");
+                }
+            }
+        }
+    }
+
     /// What is written may be lost until it is flushed.
     #[inline]
     pub(super) fn is_volatile(&self) -> bool {

@@ -80,6 +80,26 @@ impl HostMemory {
         Self { port, page_size: 4096, places: Vec::new(), transport }
     }
 
+    /// There are no data until `describe`.
+    pub(super) fn forget(&mut self) {
+        self.places.clear();
+    }
+
+    /// Inverts the byte at an offset of the data, if they reach so far.
+    #[cold]
+    pub(super) fn invert(&self, mut offset: usize) {
+        for &place in &self.places {
+            if offset < place.len {
+                let mut byte = [0];
+                let (block, at) = (self.port.table.block(place), place.offset + offset);
+                block.read(at, &mut byte);
+                block.write(at, &[!byte[0]]);
+                return;
+            }
+            offset -= place.len;
+        }
+    }
+
     /// Walks the PRP entries for `len` bytes. What is copied after this is the data of `command`.
     ///
     /// # Errors

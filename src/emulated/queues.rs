@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::faults::Mischief;
 use super::iommu::Table;
 use crate::dma::MemoryBlock;
 use crate::spec::command::Command;
@@ -127,6 +128,8 @@ pub(super) struct Held {
     /// An Abort came in the meantime.
     pub(super) aborted: bool,
     pub(super) command: Command,
+    /// What goes wrong with it.
+    pub(super) mischief: Option<Mischief>,
 }
 
 impl PartialEq for Held {
@@ -302,10 +305,23 @@ impl Cq {
     /// Posts a completion. The caller has seen that it is not full.
     #[inline]
     pub(super) fn post(&mut self, sq: &mut Sq, cid: u16, dw0: u32, status: Status) {
+        self.post_with_head(sq.qid, sq.report_head(), cid, dw0, status);
+    }
+
+    /// Posts a completion that this round of the driver cannot see.
+    #[cold]
+    pub(super) fn post_stale(&mut self, sq: &mut Sq, cid: u16, dw0: u32, status: Status) {
+        self.phase = !self.phase;
+        self.post(sq, cid, dw0, status);
+        self.phase = !self.phase;
+    }
+
+    /// As `post`, with an SQHD of the caller's.
+    #[inline]
+    pub(super) fn post_with_head(&mut self, qid: u16, head: u16, cid: u16, dw0: u32, status: Status) {
         let offset = self.memory.base + self.tail as usize * CQE_BYTES;
         let status = u64::from(status.0) << 1 | u64::from(self.phase);
-        let high =
-            u64::from(sq.report_head()) | u64::from(sq.qid) << 16 | u64::from(cid) << 32 | status << 48;
+        let high = u64::from(head) | u64::from(qid) << 16 | u64::from(cid) << 32 | status << 48;
         let block = &self.memory.block;
         // Relaxed: published by the store of the phase.
         block.store_u64(offset, u64::from(dw0), Ordering::Relaxed);

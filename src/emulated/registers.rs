@@ -16,6 +16,9 @@ const CLOSED: u64 = 1 << 63;
 /// VS of the first version with CRTO and CC.CSS other than 0.
 const VERSION_2_0: u32 = 0x0002_0000;
 
+/// No value that registers are made to read as: they are honest.
+const HONEST: u64 = 1;
+
 /// What the device watches: CC, how often EN fell, and whether the transport is closed, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Control(pub(super) u64);
@@ -58,6 +61,12 @@ pub(super) struct Registers {
     shutdown_due: AtomicBool,
     /// When EN was last set. Held while CC is written, so that writes follow each other.
     enabled_at: Mutex<Option<Instant>>,
+    /// The time that the device was given last, where it is given any.
+    given_now: Mutex<Option<Instant>>,
+    /// What every register is read as, and then for ever; [`HONEST`] when they are read as they are.
+    pretence: AtomicU64,
+    /// How long each access takes.
+    delay: Option<Duration>,
 }
 
 impl Registers {
@@ -88,6 +97,42 @@ impl Registers {
             interrupts_enabled: AtomicBool::new(false),
             shutdown_due: AtomicBool::new(false),
             enabled_at: Mutex::new(None),
+            given_now: Mutex::new(None),
+            pretence: AtomicU64::new(HONEST),
+            delay: config.faults.register_delay(),
+        }
+    }
+
+    /// For the device alone: the time by which the driver's waits are judged from now on.
+    pub(super) fn set_now(&self, now: Instant) {
+        *self.given_now.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+    }
+
+    fn now(&self) -> Instant {
+        self.given_now.lock().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(Instant::now)
+    }
+
+    /// Every register reads as `value` from now on.
+    pub(super) fn pretend(&self, value: u64) {
+        // Who reads nothing but this cannot be told to shut the device down.
+        self.set_shutdown_due(false);
+        // Relaxed: a value of its own, ordered with nothing.
+        self.pretence.store(value, Ordering::Relaxed);
+    }
+
+    /// What a read gives whatever the register, if it gives that; and the time that an access takes.
+    fn read_anything(&self) -> Option<u64> {
+        self.take_time();
+        if self.control().is_closed() {
+            return Some(u64::MAX);
+        }
+        // Relaxed: see `pretend`.
+        Some(self.pretence.load(Ordering::Relaxed)).filter(|&value| value != HONEST)
+    }
+
+    fn take_time(&self) {
+        if let Some(delay) = self.delay {
+            std::thread::sleep(delay);
         }
     }
 
@@ -145,8 +190,8 @@ impl Registers {
 
     /// Reads 32 bits.
     pub(super) fn read_u32(&self, offset: usize, violations: &Violations) -> u32 {
-        if self.control().is_closed() {
-            return u32::MAX;
+        if let Some(value) = self.read_anything() {
+            return value as u32;
         }
         // Relaxed: the driver reads back what it wrote itself.
         let half = |value: u64, low: usize| if offset == low { value as u32 } else { (value >> 32) as u32 };
@@ -180,8 +225,8 @@ impl Registers {
 
     /// Reads 64 bits.
     pub(super) fn read_u64(&self, offset: usize, violations: &Violations) -> u64 {
-        if self.control().is_closed() {
-            return u64::MAX;
+        if let Some(value) = self.read_anything() {
+            return value;
         }
         match offset {
             registers::CAP => self.cap,
@@ -199,6 +244,7 @@ impl Registers {
 
     /// Writes 32 bits.
     pub(super) fn write_u32(&self, offset: usize, value: u32, violations: &Violations) {
+        self.take_time();
         if self.control().is_closed() {
             return;
         }
@@ -275,7 +321,11 @@ impl Registers {
         let old = control.cc();
         let csts = self.csts();
         let reset = old.en() && !new.en();
-        if reset && !csts.rdy() && !csts.cfs() && enabled_at.is_some_and(|at| at.elapsed() < self.timeout) {
+        if reset
+            && !csts.rdy()
+            && !csts.cfs()
+            && enabled_at.is_some_and(|at| self.now().saturating_duration_since(at) < self.timeout)
+        {
             violations.record(
                 "CC.EN was cleared before CSTS.RDY had risen: wait for RDY, or for CAP.TO, before".into(),
             );
@@ -285,7 +335,7 @@ impl Registers {
                 violations
                     .record("CC.EN was set before CSTS.RDY had fallen: wait for RDY to be 0 before".into());
             }
-            *enabled_at = Some(Instant::now());
+            *enabled_at = Some(self.now());
         }
         if old.en() && new.en() {
             let settings = |cc: Cc| (cc.css(), cc.mps(), cc.ams(), cc.iosqes(), cc.iocqes());

@@ -1,11 +1,12 @@
 //! The way of one command through the device: doorbell, fetch, hold, execute, complete; and the doorbells that nobody should
-//! have rung. This is where a fault by description would act: `execute` sees each command, `complete` each completion.
+//! have rung. Commands that a fault hits take a way of their own (`faults`), which ends in `execute` and `complete` as well.
 #![forbid(unsafe_code)]
 
 use std::time::Duration;
 
 use super::device::{Device, Reply};
 use super::events::Event;
+use super::faults::Mischief;
 use super::queues::{BadValue, Cq, Held, is_cell_touched, reset_cell};
 use crate::spec::command::{AdminOpcode, Command};
 use crate::spec::status::Status;
@@ -114,7 +115,13 @@ impl Device {
     }
 
     /// Keeps a command until its latency has passed.
-    pub(super) fn hold(&mut self, index: usize, command: Command, delay: Duration) {
+    pub(super) fn hold(
+        &mut self,
+        index: usize,
+        command: Command,
+        delay: Duration,
+        mischief: Option<Mischief>,
+    ) {
         if self.is_cid_in_use(index, command.cid) {
             self.conflict(index, &command);
             return;
@@ -125,7 +132,7 @@ impl Device {
         }
         self.held_sequence += 1;
         let (due, sequence) = (self.now() + delay, self.held_sequence);
-        self.sqs[index].held.push(Held { due, sequence, aborted: false, command });
+        self.sqs[index].held.push(Held { due, sequence, aborted: false, command, mischief });
     }
 
     /// Executes the held commands that are due.
@@ -142,10 +149,12 @@ impl Device {
             if cq.as_ref().is_none_or(Cq::is_full) || sq.held.peek().is_none_or(|held| held.due > now) {
                 return done;
             }
-            let Some(Held { aborted, command, .. }) = sq.held.pop() else { return done };
+            let Some(Held { aborted, command, mischief, .. }) = sq.held.pop() else { return done };
             done += 1;
             if aborted {
                 self.complete(index, &command, Err(Status::ABORTED_BY_REQUEST));
+            } else if mischief.is_some() {
+                self.execute_with(index, &command, mischief);
             } else {
                 self.execute(index, &command);
             }
@@ -195,6 +204,9 @@ impl Device {
                 (0, status)
             }
         };
+        if self.mischief.is_some() && self.complete_with_mischief(index, command, dw0, status) {
+            return;
+        }
         let sq = &mut self.sqs[index];
         if let Some(cq) = &mut self.cqs[usize::from(sq.cqid)] {
             cq.post(sq, command.cid, dw0, status);
@@ -209,8 +221,10 @@ impl Device {
         }
         let mut done = 0;
         while self.cqs[0].as_ref().is_some_and(|cq| !cq.is_full()) {
-            let Some((cid, dw0)) = self.events.deliver() else { break };
+            let Some((cid, dw0, mischief)) = self.events.deliver() else { break };
+            self.mischief = mischief;
             self.complete(0, &Command { cid, ..Command::default() }, Ok(dw0));
+            self.mischief = None;
             done += 1;
         }
         self.memory.port.leave();

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -31,6 +31,8 @@ pub struct EmulatedTransport {
     pub(super) violations: Violations,
     /// Temperature in the low 16 bits, critical warnings in the next eight.
     pub(super) health: AtomicU32,
+    /// How often each fault by description has hit.
+    pub(super) faults_met: Box<[AtomicU64]>,
     /// The eventfds of the vectors that are enabled.
     pub(super) vectors: Mutex<Vec<Arc<OwnedFd>>>,
     interrupts: usize,
@@ -49,6 +51,7 @@ impl EmulatedTransport {
             iommu: Arc::new(Iommu::new()),
             violations: Violations::default(),
             health: AtomicU32::new(TEMPERATURE_K.into()),
+            faults_met: config.faults.list().iter().map(|_| AtomicU64::new(0)).collect(),
             vectors: Mutex::default(),
             interrupts: config.interrupts.into(),
             bar_len,

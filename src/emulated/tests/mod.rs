@@ -5,6 +5,8 @@ mod address;
 mod admin;
 mod bring_up;
 mod events;
+mod faults;
+mod faults_text;
 mod features;
 mod hostile;
 mod identify;
