@@ -131,20 +131,16 @@ pub enum QueueError {
         /// The command identifier that is in flight.
         expected_cid: u16,
     },
-    /// A submission queue head outside what was submitted.
+    /// A submission queue head outside the queue.
     #[error(
-        "queue pair {qid}: completion with SQ head {sqhd}, but of {entries} entries only those from {head} up to \
-         {tail} were submitted; reset the controller"
+        "queue pair {qid}: completion with SQ head {sqhd}, but the queue has only {entries} entries; reset the \
+         controller"
     )]
     SubmissionHead {
         /// Queue identifier.
         qid: u16,
         /// The head in the completion.
         sqhd: u16,
-        /// The head as it was known before.
-        head: u32,
-        /// The tail that was last rung.
-        tail: u32,
         /// Submission queue entries.
         entries: u32,
     },

@@ -384,11 +384,14 @@ impl<R> Pair<R> {
     #[inline]
     fn consume(&mut self, completion: Completion) -> Result<(R, Option<DmaSlice>), QueueError> {
         let sqhd = u32::from(completion.sqhd);
-        if completion.sqid != self.qid || self.fetched(sqhd) > self.fetched(self.sq_rung) {
+        let is_news = self.fetched(sqhd) <= self.fetched(self.sq_rung);
+        if completion.sqid != self.qid || !is_news && sqhd >= self.sq_entries {
             return Err(self.wrong_queue(completion));
         }
         let held = self.trackers.release(self.qid, completion.cid)?;
-        self.sq_head = sqhd;
+        if is_news {
+            self.sq_head = sqhd;
+        }
         self.cq_head += 1;
         if self.cq_head == self.cq_entries {
             self.cq_head = 0;
@@ -413,12 +416,15 @@ impl<R> Pair<R> {
     fn wrong_queue(&self, completion: Completion) -> QueueError {
         let qid = self.qid;
         if completion.sqid == qid {
-            let (head, tail, entries) = (self.sq_head, self.sq_rung, self.sq_entries);
-            QueueError::SubmissionHead { qid, sqhd: completion.sqhd, head, tail, entries }
+            QueueError::SubmissionHead { qid, sqhd: completion.sqhd, entries: self.sq_entries }
         } else {
             QueueError::SubmissionQueue { qid, sqid: completion.sqid }
         }
     }
+    ///
+    /// SQHD is the head "when the completion queue entry was created" (NVMe Base 2.0, 3.3.3.2), and a controller that works on several commands
+    /// at once may post them in another order: then a completion tells an older head than the one before. That, and what cannot be told from it
+    /// (a head beyond the tail), is no news: the known head stays, which only ever moves over what was submitted.
 }
 
 /// A batch of completions: tells the device at its end how far it got.
