@@ -103,6 +103,13 @@ fn exercise(what: &str, config: Config, options: CtrlrOptions) {
     rig.finish();
 }
 
+/// That the driver refused a message, and gave its data back.
+fn assert_refused(reply: Reply, expected: Refusal, bytes: usize) {
+    let Reply::Refused { why, data } = reply else { panic!("{reply:?}") };
+    assert_eq!(why, expected);
+    assert_eq!(data.expect("the data come back").len(), bytes, "{why}");
+}
+
 /// Polls until the message is answered.
 fn answer(poller: &mut Poller, ticket: Ticket<Reply>) -> Reply {
     wait_until("a message is answered", || {
@@ -296,12 +303,11 @@ fn wrong_requests_come_back_with_their_data_and_the_right_error() {
     // The same by message.
     let too_long = Message::Io { command: Command::read(1, 0, 8), data: Some(Box::new(data(32 << 10))) };
     let ticket = poller.send(too_long).expect("running");
-    let reply = answer(&mut poller, ticket);
-    assert!(matches!(reply, Reply::Refused(Refusal::TooLarge { limit_bytes: 16_384 })), "{reply:?}");
-    let ticket =
-        poller.send(Message::Admin { command: Command::delete_io_sq(1), data: None }).expect("running");
-    let reply = answer(&mut poller, ticket);
-    assert!(matches!(reply, Reply::Refused(Refusal::DriverOwned { opcode: 0 })), "{reply:?}");
+    let why = Refusal::TooLarge { limit_bytes: 16_384 };
+    assert_refused(answer(&mut poller, ticket), why, 32 << 10);
+    let not_allowed = Message::Admin { command: Command::delete_io_sq(1), data: Some(Box::new(data(4096))) };
+    let ticket = poller.send(not_allowed).expect("running");
+    assert_refused(answer(&mut poller, ticket), Refusal::DriverOwned { opcode: 0 }, 4096);
     let call = poller.call(admin::identify_ns(2), DEADLINE);
     assert!(call.is_ok(), "an inactive namespace reads as zeroes: {call:?}");
     let call = poller.call(admin::log_page(LogId(0xef), u32::MAX, 512, 0), DEADLINE);

@@ -174,7 +174,7 @@ impl<T> Future for PendingCall<T> {
 fn parse_outcome<T>(outcome: Outcome<Reply>, parse: Parse<T>) -> Result<T, CallError<T>> {
     match outcome {
         Outcome::Aborted(aborted) => Err(CallError::Aborted(aborted)),
-        Outcome::Completed(Reply::Refused(refusal)) => Err(CallError::Refused(refusal)),
+        Outcome::Completed(Reply::Refused { why: refusal, .. }) => Err(CallError::Refused(refusal)),
         Outcome::Completed(Reply::Command { status, result, data }) if status.is_success() => {
             let bytes = data.map(|data| data.buffer().to_vec()).unwrap_or_default();
             parse(result as u32, &bytes).ok_or(CallError::Malformed)

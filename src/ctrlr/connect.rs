@@ -108,10 +108,10 @@ impl Core {
             let reply = match slot.state() {
                 // Also when a reset has come since: its owner then connects it again while it polls, but not while it waits for this answer.
                 SlotState::Connected | SlotState::Quiescing | SlotState::Stopped => Reply::Connected,
-                SlotState::Refused => Reply::Refused(Refusal::Status(Status(slot.refusal()))),
+                SlotState::Refused => Reply::refused(Refusal::Status(Status(slot.refusal()))),
                 // Dropped by an owner that did not wait.
                 SlotState::Released | SlotState::Deleting | SlotState::Abandoned | SlotState::Free => {
-                    Reply::Refused(Refusal::BadData)
+                    Reply::refused(Refusal::BadData)
                 }
                 _ => {
                     index += 1;

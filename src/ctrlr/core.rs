@@ -179,7 +179,7 @@ impl Core {
                     let data = data.map(|data| *data);
                     self.start_message(Held { is_admin: true, command, data, responder });
                 }
-                Err(refusal) => responder.deliver(Outcome::Completed(Reply::Refused(refusal))),
+                Err(why) => responder.deliver(Outcome::Completed(Reply::Refused { why, data })),
             },
             Message::Io { command, data } => {
                 let data = data.map(|data| *data);
@@ -235,7 +235,7 @@ impl Core {
             let result = external.submit(command, data, responder);
             result.err().map(|rejected| (rejected.reason, rejected.data, rejected.request))
         } else {
-            responder.deliver(Outcome::Completed(Reply::Refused(Refusal::NoIoQueue)));
+            refuse(responder, Refusal::NoIoQueue, data);
             return None;
         };
         match rejected {
@@ -243,13 +243,10 @@ impl Core {
             Some((RejectReason::QueueFull, data, responder)) => {
                 return Some(Held { is_admin, command, data, responder });
             }
-            Some((RejectReason::TooLarge { limit, .. }, _, responder)) => {
-                let refusal = Refusal::TooLarge { limit_bytes: limit };
-                responder.deliver(Outcome::Completed(Reply::Refused(refusal)));
+            Some((RejectReason::TooLarge { limit, .. }, data, responder)) => {
+                refuse(responder, Refusal::TooLarge { limit_bytes: limit }, data);
             }
-            Some((_, _, responder)) => {
-                responder.deliver(Outcome::Completed(Reply::Refused(Refusal::BadData)));
-            }
+            Some((_, data, responder)) => refuse(responder, Refusal::BadData, data),
         }
         None
     }
@@ -630,6 +627,11 @@ fn copy_of(outcome: &Outcome<Reply>) -> Outcome<Reply> {
 
 /// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.
 fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
+/// The answer to a command that was not submitted, with what it would have transferred.
+fn refuse(responder: Responder, why: Refusal, data: Option<DmaSlice>) {
+    responder.deliver(Outcome::Completed(Reply::Refused { why, data: data.map(Box::new) }));
+}
+
     let status = completion.status();
     if status.without_dnr() == Status::ABORTED_SQ_DELETION {
         return Outcome::Aborted(Aborted::maybe_executed(AbortReason::Detached));

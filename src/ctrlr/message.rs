@@ -69,7 +69,19 @@ pub enum Reply {
     /// What the closure returned.
     Called(u64),
     /// The driver refused to run the message; nothing was done.
-    Refused(Refusal),
+    Refused {
+        /// Why.
+        why: Refusal,
+        /// What the message would have transferred, untouched.
+        data: Option<Box<DmaSlice>>,
+    },
+}
+
+impl Reply {
+    /// The refusal of a message that has no data, or whose data are gone.
+    pub(super) fn refused(why: Refusal) -> Self {
+        Self::Refused { why, data: None }
+    }
 }
 
 /// Why the driver refused to run a message.

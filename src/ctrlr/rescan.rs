@@ -117,7 +117,7 @@ impl Core {
         }
         for responder in self.rescan_waiters.drain(..) {
             responder.deliver(Outcome::Completed(match rescan.refused {
-                Some(status) if found_none => Reply::Refused(Refusal::Status(status)),
+                Some(status) if found_none => Reply::refused(Refusal::Status(status)),
                 _ => Reply::Rescanned,
             }));
         }

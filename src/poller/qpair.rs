@@ -53,7 +53,7 @@ impl QueuePair {
         let ticket = producer.connect(&qpair.slot).map_err(|error| QpairError::NotSent(error.reason))?;
         match ticket.wait(timeout) {
             Ok(Outcome::Completed(Reply::Connected)) => {}
-            Ok(Outcome::Completed(Reply::Refused(Refusal::Status(status)))) => {
+            Ok(Outcome::Completed(Reply::Refused { why: Refusal::Status(status), .. })) => {
                 return Err(QpairError::Refused(status));
             }
             Ok(Outcome::Completed(_)) => {

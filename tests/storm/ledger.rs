@@ -50,7 +50,7 @@ impl Ledger {
         assert_eq!(before & OUTCOMES, 0, "message {id} has a second outcome: {outcome:?}");
         match outcome {
             Outcome::Completed(reply) => {
-                assert!(!matches!(reply, Reply::Refused(_)), "message {id}: {reply:?}");
+                assert!(!matches!(reply, Reply::Refused { .. }), "message {id}: {reply:?}");
                 if let Reply::Called(value) = reply {
                     assert_eq!(*value, id, "each closure's value comes back to its sender");
                 }
