@@ -6,7 +6,7 @@
 
 mod support;
 
-use slipring::ctrlr::{Ctrlr, CtrlrOptions};
+use slipring::ctrlr::{Ctrlr, CtrlrOptions, Message};
 use slipring::emulated::{self, Backing, Config, NamespaceConfig};
 use slipring::poller::{Poller, QpairOptions};
 use slipring::ring::{LockFree, Scheme, rivals};
@@ -153,24 +153,32 @@ fn an_attached_controller_stays_small() {
     drop(device);
 }
 
-const REGISTRATIONS: usize = 1_000_000;
+/// How many registrations there are, which nothing may grow over: a million, or what `SLIPRING_CYCLES` says. A count decides and never a clock.
+fn registrations() -> usize {
+    cycles_of("SLIPRING_CYCLES", 1_000_000)
+}
 
-/// Registers and unregisters, the first hundredth to warm up; then nothing may grow. On a machine so busy that it takes minutes, a tenth will do.
-fn million<S: Scheme>(ctrlr: &Ctrlr<S>, cycles: usize, what: &str) {
-    const ENOUGH: Duration = Duration::from_secs(45);
-    let cycle = || {
-        let producer = ctrlr.register("cycle").expect("registered");
-        ctrlr.unregister("cycle", DEADLINE).expect("unregistered");
-        drop(producer);
-    };
+fn cycles_of(variable: &str, usual: usize) -> usize {
+    let given = std::env::var(variable).ok();
+    let cycles =
+        given.map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text}: a number is expected")));
+    cycles.unwrap_or(usual)
+}
+
+/// Registers and unregisters, the first hundredth to warm up; then nothing may grow.
+fn assert_flat_over(cycles: usize, what: &str, mut cycle: impl FnMut()) {
     (0..cycles / 100).for_each(|_| cycle());
     let (before, started) = (Holdings::now(), Instant::now());
-    let mut done = 0;
-    while done < cycles && (done < cycles / 10 || started.elapsed() < ENOUGH) {
-        (0..1000).for_each(|_| cycle());
-        done += 1000;
-    }
-    Holdings::now().assert_flat(before, done, what);
+    (0..cycles).for_each(|_| cycle());
+    Holdings::now().assert_flat(before, cycles, what);
+    println!("{what}: {cycles} cycles of {:?}", started.elapsed() / cycles as u32);
+}
+
+/// Registers, unregisters, and waits for that.
+fn register_and_unregister<S: Scheme>(ctrlr: &Ctrlr<S>) {
+    let producer = ctrlr.register("cycle").expect("registered");
+    ctrlr.unregister("cycle", DEADLINE).expect("unregistered");
+    drop(producer);
 }
 
 /// The ring is published and retired each time; a small one, as what is counted does not depend on its size (see the next test) and its making takes the time.
@@ -182,14 +190,39 @@ fn options() -> CtrlrOptions {
 fn nothing_grows_over_a_million_registrations_without_a_poller() {
     let _alone = alone();
     let rig: Stepped<LockFree> = Stepped::attach(small(), options());
-    million(&rig.ctrlr, REGISTRATIONS, "without a poller");
+    assert_flat_over(registrations(), "without a poller", || register_and_unregister(&rig.ctrlr));
     rig.finish();
     let rig: Stepped<LockFree> = Stepped::attach(small(), CtrlrOptions::default());
-    million(&rig.ctrlr, 10_000, "without a poller, rings of 1,024 slots");
+    assert_flat_over(10_000, "without a poller, rings of 1,024 slots", || {
+        register_and_unregister(&rig.ctrlr)
+    });
     rig.finish();
 }
 
-/// Registers and unregisters under a poller on another thread, which each retirement waits for.
+/// A poller that polls in between, on this same thread, so that the cycles cost what they cost and not what the scheduler makes of two threads: each
+/// ring is looked at by it, sent through, and on its way out while it comes by.
+#[test]
+fn nothing_grows_over_a_million_registrations_with_polls_in_between() {
+    let _alone = alone();
+    let rig: Stepped<LockFree> = Stepped::attach(small(), options());
+    let mut poller = rig.poller();
+    let mut answered = 0_usize;
+    let cycles = registrations();
+    assert_flat_over(cycles, "with polls in between", || {
+        let producer = rig.ctrlr.register("cycle").expect("registered");
+        let ticket = producer.send(Message::call(|_| 7)).expect("room");
+        poller.poll(Instant::now()).expect("well");
+        // The poller, on this thread, cannot be waited for: the ring goes when it has come by.
+        let _ = rig.ctrlr.unregister("cycle", Duration::ZERO);
+        poller.poll(Instant::now()).expect("well");
+        answered += usize::from(ticket.try_take().is_ok());
+    });
+    assert_eq!(answered, cycles + cycles / 100, "every message is answered");
+    drop(poller);
+    rig.finish();
+}
+
+/// Registers and unregisters under a poller on another thread, which each retirement waits for: fewer, as the scheduler has its say in each.
 fn under_a_poller<S: Scheme>(cycles: usize) {
     let rig: Stepped<S> = Stepped::attach(small(), options());
     let mut poller = rig.poller();
@@ -206,7 +239,7 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
             }
             polls
         });
-        million(&rig.ctrlr, cycles, S::NAME);
+        assert_flat_over(cycles, S::NAME, || register_and_unregister(&rig.ctrlr));
         stop.store(true, Ordering::Relaxed);
         polling.join().expect("the poller is well")
     });
@@ -216,19 +249,19 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
 }
 
 #[test]
-fn nothing_grows_over_a_million_registrations_under_a_live_poller() {
+fn nothing_grows_over_registrations_under_a_poller_on_another_thread() {
     let _alone = alone();
-    under_a_poller::<LockFree>(REGISTRATIONS);
+    under_a_poller::<LockFree>((registrations() / 20).max(10_000));
     under_a_poller::<rivals::Spinlock>(30_000);
     under_a_poller::<rivals::SpinlockFlag>(30_000);
     under_a_poller::<rivals::RobustMutex>(30_000);
 }
 
-/// Ten thousand lives: attach, a message ring, a queue pair, detach.
+/// Ten thousand lives (or as many as `SLIPRING_LIVES` says): attach, a message ring, a queue pair, detach.
 #[test]
 fn nothing_grows_over_ten_thousand_attaches() {
-    const LIVES: usize = 10_000;
     let _alone = alone();
+    let lives = cycles_of("SLIPRING_LIVES", 10_000);
     let life = |with_io: bool| {
         let mut rig: Stepped<LockFree> = Stepped::attach(small(), options());
         if with_io {
@@ -241,16 +274,28 @@ fn nothing_grows_over_ten_thousand_attaches() {
             qpair.read(&rig.ctrlr.namespaces()[0], 0, data, 1).expect("submitted");
             // In flight, and a message in the ring, when the end comes.
             qpair.commit();
-            drop(producer.send(slipring::ctrlr::Message::Rescan).expect("sent"));
+            drop(producer.send(Message::Rescan).expect("sent"));
         }
         rig.finish();
     };
-    for index in 0..LIVES / 100 {
+    let mut index = 0;
+    assert_flat_over(lives, "attach and detach", || {
+        index += 1;
         life(index % 2 == 0);
-    }
-    let before = Holdings::now();
-    for index in 0..LIVES {
-        life(index % 2 == 0);
-    }
-    Holdings::now().assert_flat(before, LIVES, "attach and detach");
+    });
+}
+
+/// Namespaces read anew time and again by who never registers or detaches: what the new list replaces goes all the same.
+#[test]
+fn nothing_grows_over_rescans_without_registrations() {
+    let _alone = alone();
+    let namespaces = vec![small().namespaces[0].clone(); 8];
+    let mut rig: Stepped<LockFree> = Stepped::attach(Config { namespaces, ..small() }, options());
+    let mut poller = rig.poller();
+    assert_flat_over(10_000, "rescans", || {
+        let ticket = poller.send(Message::Rescan).expect("running");
+        rig.run(&mut poller, "rescanned", || ticket.is_ready());
+    });
+    drop(poller);
+    rig.finish();
 }

@@ -283,7 +283,9 @@ impl Pause {
     const SLEEP: Duration = Duration::from_micros(50);
 
     pub(crate) fn new(timeout: Duration) -> Self {
-        Self { deadline: Instant::now().checked_add(timeout), rounds: 0 }
+        // Who has no time does not spin either.
+        let rounds = if timeout.is_zero() { Self::SPINS } else { 0 };
+        Self { deadline: Instant::now().checked_add(timeout), rounds }
     }
 
     /// Pauses once; false when the deadline has passed.

@@ -51,6 +51,9 @@ pub struct Limits {
 }
 
 /// See the module.
+/// The most snapshots that wait for a control thread to free them.
+const MAX_OUTDATED: usize = 8;
+
 pub(crate) struct Hub {
     /// See [`attention`].
     pub(crate) attention: Arc<Attention>,
@@ -70,7 +73,7 @@ pub(crate) struct Hub {
     pub(crate) identity: ArcSwapOption<IdentifyCtrlr>,
     /// Replaced by whoever owns the core.
     pub(crate) limits: ArcSwapOption<Limits>,
-    /// Snapshots that were replaced, for control threads to free: no destructor of theirs runs on the polling thread.
+    /// Snapshots that were replaced, for control threads to free.
     pub(crate) outdated: SegQueue<Arc<dyn Any + Send + Sync>>,
     /// Who polls; see [`super::seat`].
     pub(crate) reader: super::seat::ReaderRecord,
@@ -134,18 +137,26 @@ impl Hub {
     }
 
     pub(crate) fn publish_namespaces(&self, namespaces: Vec<Namespace>) {
-        self.outdated.push(self.namespaces.swap(Arc::new(namespaces)));
+        self.outdate(self.namespaces.swap(Arc::new(namespaces)));
     }
 
     pub(crate) fn publish_identity(&self, identity: Arc<IdentifyCtrlr>) {
         if let Some(old) = self.identity.swap(Some(identity)) {
-            self.outdated.push(old);
+            self.outdate(old);
+        }
+    }
+
+    /// Leaves a snapshot to the control threads. Where none ever comes by, the oldest goes here: who has just made a new one can free one.
+    fn outdate(&self, snapshot: Arc<dyn Any + Send + Sync>) {
+        self.outdated.push(snapshot);
+        if self.outdated.len() > MAX_OUTDATED {
+            drop(self.outdated.pop());
         }
     }
 
     pub(crate) fn publish_limits(&self, limits: Limits) {
         if let Some(old) = self.limits.swap(Some(Arc::new(limits))) {
-            self.outdated.push(old);
+            self.outdate(old);
         }
     }
 
