@@ -482,7 +482,8 @@ impl Core {
                 self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
             }
             (Why::Reset, Err(failure)) => {
-                // It would not stop: it cannot be trusted with memory. `take_down` for the failure takes that away.
+                // It would not stop: it cannot be trusted with memory. The take-down for the failure takes that away; it begins now, so that no
+                // message of this poll is submitted to a device that is half stopped.
                 self.hub.count_reset();
                 self.hub.fail(failure.clone());
                 self.phase = Phase::Running;
