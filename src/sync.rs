@@ -189,6 +189,10 @@ pub(crate) enum Protection {
     SlotReturn,
     /// The order of the claims, by which a mailbox's deliverer sees all slots that earlier deliverers saw free.
     ClaimOrder,
+    /// The barrier between an owner's "inside" and its look whether the door is open.
+    DoorwayEntry,
+    /// The barrier between shutting the door and the look who is inside.
+    DoorwayBarrier,
     /// Waiting, when a mailbox is dropped, for the outcome whose slot is claimed and not yet written.
     MailboxWait,
 }

@@ -328,7 +328,8 @@ fn granted(core: &mut Core, dw0: u32) -> Result<(), Failure> {
     let limits = Limits { io_queues, ..*limits };
     core.hub.publish_limits(limits);
     let hub = Arc::clone(&core.hub);
-    hub.slots.get_or_init(|| (1..=hub.options.io_queues).map(|qid| Arc::new(QpairSlot::new(qid))).collect());
+    let slot = |qid| Arc::new(QpairSlot::new(qid, hub.barrier));
+    hub.slots.get_or_init(|| (1..=hub.options.io_queues).map(slot).collect());
     if let Some(external) = &mut core.external {
         external.limit_transfer_bytes(limits.max_transfer_bytes);
     } else {

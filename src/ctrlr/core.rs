@@ -486,7 +486,8 @@ impl Core {
                 // message of this poll is submitted to a device that is half stopped.
                 self.hub.count_reset();
                 self.hub.fail(failure.clone());
-                self.phase = Phase::Running;
+                self.hub.attention.lower(attention::FAIL);
+                self.take_down(Why::Failure, now);
             }
             (Why::Failure | Why::Detach, _) => {
                 let reason = if why == Why::Detach { AbortReason::Detached } else { self.stop_reason() };
@@ -626,13 +627,13 @@ fn copy_of(outcome: &Outcome<Reply>) -> Outcome<Reply> {
     }
 }
 
-/// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.
-fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
 /// The answer to a command that was not submitted, with what it would have transferred.
 fn refuse(responder: Responder, why: Refusal, data: Option<DmaSlice>) {
     responder.deliver(Outcome::Completed(Reply::Refused { why, data: data.map(Box::new) }));
 }
 
+/// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.
+fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
     let status = completion.status();
     if status.without_dnr() == Status::ABORTED_SQ_DELETION {
         return Outcome::Aborted(Aborted::maybe_executed(AbortReason::Detached));

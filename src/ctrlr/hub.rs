@@ -8,6 +8,7 @@ use super::qpair_slot::QpairSlot;
 use super::state::{CtrlrState, Failure, StateCell};
 use super::statistics::Statistics;
 use crate::dma::DmaSpace;
+use crate::ring::doorway::Barrier;
 use crate::ring::{Attention, Waiters};
 use crate::spec::identify::IdentifyCtrlr;
 use crate::transport::Transport;
@@ -50,10 +51,10 @@ pub struct Limits {
     pub dstrd: u8,
 }
 
-/// See the module.
 /// The most snapshots that wait for a control thread to free them.
 const MAX_OUTDATED: usize = 8;
 
+/// See the module.
 pub(crate) struct Hub {
     /// See [`attention`].
     pub(crate) attention: Arc<Attention>,
@@ -65,6 +66,8 @@ pub(crate) struct Hub {
     pub(crate) waiters: Arc<Waiters>,
     /// `None` inside when interrupts were not asked for, or there are none. Set at attach.
     pub(crate) interrupts: OnceLock<Option<Interrupts>>,
+    /// How a take-down knows that no queue pair's thread is about to ring a doorbell. Chosen at attach.
+    pub(crate) barrier: Barrier,
     /// Index is the queue identifier less 1; fixed after attach. Each slot has its own rules.
     pub(crate) slots: OnceLock<Box<[Arc<QpairSlot>]>>,
     /// Replaced by whoever owns the core.
@@ -95,6 +98,7 @@ impl Hub {
             dma,
             waiters: Arc::new(Waiters::new()),
             interrupts: OnceLock::new(),
+            barrier: Barrier::for_this_process(),
             slots: OnceLock::new(),
             namespaces: ArcSwap::default(),
             identity: ArcSwapOption::empty(),
@@ -146,17 +150,17 @@ impl Hub {
         }
     }
 
+    pub(crate) fn publish_limits(&self, limits: Limits) {
+        if let Some(old) = self.limits.swap(Some(Arc::new(limits))) {
+            self.outdate(old);
+        }
+    }
+
     /// Leaves a snapshot to the control threads. Where none ever comes by, the oldest goes here: who has just made a new one can free one.
     fn outdate(&self, snapshot: Arc<dyn Any + Send + Sync>) {
         self.outdated.push(snapshot);
         if self.outdated.len() > MAX_OUTDATED {
             drop(self.outdated.pop());
-        }
-    }
-
-    pub(crate) fn publish_limits(&self, limits: Limits) {
-        if let Some(old) = self.limits.swap(Some(Arc::new(limits))) {
-            self.outdate(old);
         }
     }
 

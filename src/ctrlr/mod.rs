@@ -36,6 +36,8 @@ mod seat;
 mod state;
 mod statistics;
 mod takedown;
+#[cfg(test)]
+mod tests;
 
 pub use admin::{AdminCall, CallError, PendingCall};
 pub use attach::{Attach, AttachError};

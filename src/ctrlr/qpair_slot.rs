@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 use crate::queue::Pair;
+use crate::ring::doorway::{Barrier, Doorway};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -66,9 +67,12 @@ pub(crate) struct QueueMemory {
     pub(crate) cq_entries: u32,
 }
 
-/// One queue identifier and whoever uses it.
+/// One queue identifier and whoever uses it. In cache lines of its own: its owner writes to it with each doorbell.
+#[repr(align(128))]
 pub(crate) struct QpairSlot {
     state: AtomicU32,
+    /// What the owner goes through to ring a doorbell.
+    doorway: Doorway,
     qid: u16,
     sq_iova: AtomicU64,
     cq_iova: AtomicU64,
@@ -83,9 +87,10 @@ pub(crate) struct QpairSlot {
 }
 
 impl QpairSlot {
-    pub(crate) fn new(qid: u16) -> Self {
+    pub(crate) fn new(qid: u16, barrier: Barrier) -> Self {
         Self {
             state: AtomicU32::new(SlotState::Free as u32),
+            doorway: Doorway::new(barrier),
             qid,
             sq_iova: AtomicU64::new(0),
             cq_iova: AtomicU64::new(0),
@@ -111,6 +116,17 @@ impl QpairSlot {
     pub(crate) fn is_connected(&self) -> bool {
         // Acquire: pairs with the Release in `change`; on x86 a plain load.
         self.state.load(Ordering::Acquire) == SlotState::Connected as u32
+    }
+
+    /// Rings a doorbell, if the queues exist. For the owner alone. While it is in there, no take-down removes the queues.
+    #[inline(always)]
+    pub(crate) fn ring(&self, ring: impl FnOnce()) {
+        self.doorway.pass(|| self.is_connected(), ring);
+    }
+
+    /// Whether the owner is at its doorbell. Once the slot has left Connected and [`Barrier::heavy`] has passed, one that is not there will not be.
+    pub(crate) fn is_ringing(&self) -> bool {
+        !self.doorway.is_empty()
     }
 
     /// Moves from `from` to `to`; says whether the word was at `from`.

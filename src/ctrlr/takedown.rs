@@ -1,13 +1,15 @@
 //! Take-down, in steps that never wait: from a running device to one that can write to no memory. Reset, failure and detach use it.
 //!
-//! Detach says goodbye first (NVMe Base 2.0, 3.6.1): delete the I/O queues, notify the shutdown, wait until it is complete. All
+//! Detach says goodbye first (NVMe Base 2.0, 3.6.1): delete the I/O queues, notify the shutdown, wait until it is complete. A failure's take-down asks
+//! nothing of the queues, which cannot be trusted, but notifies the shutdown where the controller can hear it, as there is no later moment for it: what
+//! was answered and lies in a volatile cache may be written out yet. A reset notifies nothing: the power stays on. All
 //! end with CC.EN = 0 and RDY = 0. Each wait has a deadline, past which the next harsher step follows; the last one takes bus mastering away.
 #![forbid(unsafe_code)]
 
 use super::bring_up::{EXTERNAL_QID, ready_timeout};
 use super::core::{Core, Phase, Purpose};
 use super::hub::Hub;
-use super::qpair_slot::SlotState;
+use super::qpair_slot::{QpairSlot, SlotState};
 use super::registers::{check_csts, read_cc, write_cc};
 use super::state::Failure;
 use crate::spec::command::Command;
@@ -29,9 +31,18 @@ const SHST_COMPLETE: u8 = 0b10;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the deletion of the I/O queues may take before the shutdown goes on without it.
 const DELETION_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a controller that failed may take for its shutdown: requests in flight come back only after it.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a queue pair's thread that was caught at its doorbell, and preempted there, is waited for. Past it the take-down goes on without: a doorbell
+/// that is rung for a queue that is gone does no harm (a controller ignores it, or reports an invalid doorbell as an event, and the queues are created again
+/// only once that same thread has asked for it), and is no reason to have a reset wait for a thread that may sleep for ever.
+const DOORBELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The queue pairs were told; their threads may still be at their doorbells.
+    Doorbells,
     DeleteSqs,
     DeleteCqs,
     /// In the middle of bring-up: the notification waits until the controller is ready.
@@ -46,6 +57,8 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Takedown {
     why: Why,
+    /// Whether the queues were in use, and can be deleted one by one.
+    was_running: bool,
     stage: Stage,
     started: Instant,
     deadline: Instant,
@@ -58,30 +71,55 @@ pub(super) struct Takedown {
 impl Takedown {
     /// Quiesces the queue pairs and begins.
     pub(super) fn start(core: &mut Core, why: Why, now: Instant) -> Self {
-        let was_running = matches!(core.phase, Phase::Running);
+        let mut shut = 0;
         for slot in core.hub.slots() {
-            slot.change(SlotState::Connected, SlotState::Quiescing);
+            shut += usize::from(slot.change(SlotState::Connected, SlotState::Quiescing));
         }
-        let mut takedown = Self {
+        if shut > 0 {
+            core.hub.barrier.heavy();
+        }
+        Self {
             why,
-            stage: Stage::ReadyBeforeDisable,
+            was_running: matches!(core.phase, Phase::Running),
+            stage: Stage::Doorbells,
             started: now,
-            deadline: now,
+            deadline: now + DOORBELL_TIMEOUT,
             patience: None,
             undeleted: Vec::new(),
-        };
-        if why != Why::Detach {
-            takedown.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
-        } else if was_running && check_csts(&*core.hub.transport).is_ok_and(|csts| csts.rdy()) {
-            // Of a slot that is being deleted, the submission queue's deletion is already on its way.
-            let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released);
-            takedown.undeleted = qids(core, exists);
-            takedown.enter(Stage::DeleteSqs, now, DELETION_TIMEOUT);
-        } else {
-            // During a reset: what was written before it may still be in the controller's cache.
-            takedown.enter(Stage::ReadyBeforeShutdown, now, ready_timeout(&core.hub));
         }
-        takedown
+    }
+
+    /// Nobody is at a doorbell any more: what comes first.
+    fn begin(&mut self, core: &mut Core, csts: Csts, now: Instant) {
+        let can_hear = csts.rdy() && !csts.cfs() && read_cc(&*core.hub.transport).en();
+        match self.why {
+            Why::Detach if can_hear && self.was_running => {
+                // Of a slot that is being deleted, the submission queue's deletion is already on its way.
+                let exists = |state| matches!(state, SlotState::Quiescing | SlotState::Released);
+                self.undeleted = qids(core, exists);
+                self.enter(Stage::DeleteSqs, now, DELETION_TIMEOUT);
+            }
+            // During a reset: what was written before it may still be in the controller's cache.
+            Why::Detach if !csts.cfs() => {
+                self.enter(Stage::ReadyBeforeShutdown, now, ready_timeout(&core.hub));
+            }
+            Why::Failure if can_hear => self.notify_shutdown(core, now),
+            _ => self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub)),
+        }
+    }
+
+    /// Whether a queue pair's thread is at its doorbell, and still waited for.
+    fn waits_for_doorbells(&self, core: &Core, is_late: bool) -> bool {
+        let ringing = |slot: &&std::sync::Arc<QpairSlot>| slot.is_ringing();
+        let Some(slot) = core.hub.slots().iter().find(ringing) else { return false };
+        if is_late {
+            let qid = slot.qid();
+            tracing::warn!(
+                qid,
+                "the thread of a queue pair was preempted at its doorbell: the take-down goes on without it"
+            );
+        }
+        !is_late
     }
 
     /// Shortens the goodbye: from `patience` on only the stop itself is waited for.
@@ -106,13 +144,19 @@ impl Takedown {
         let csts = match check_csts(&*core.hub.transport) {
             Ok(csts) => csts,
             Err(Failure::Fatal { csts }) => {
-                if !matches!(self.stage, Stage::ReadyBeforeDisable | Stage::Disabled) {
+                if !matches!(self.stage, Stage::Doorbells | Stage::ReadyBeforeDisable | Stage::Disabled) {
                     self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
                 }
                 Csts::from_bits(csts)
             }
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
+        if self.stage == Stage::Doorbells {
+            if self.waits_for_doorbells(core, is_late) {
+                return None;
+            }
+            self.begin(core, csts, now);
+        }
         match self.stage {
             // With submission queues left, completion queues cannot be deleted: the shutdown goes on without.
             Stage::DeleteSqs | Stage::DeleteCqs if is_late => self.notify_shutdown(core, now),
@@ -173,7 +217,9 @@ impl Takedown {
     fn notify_shutdown(&mut self, core: &Core, now: Instant) {
         let cc = read_cc(&*core.hub.transport);
         write_cc(&*core.hub.transport, cc.with_shn(SHN_NORMAL));
-        self.enter(Stage::Shutdown, now, shutdown_timeout(&core.hub));
+        let timeout = shutdown_timeout(&core.hub);
+        let timeout = if self.why == Why::Failure { timeout.min(FAREWELL_TIMEOUT) } else { timeout };
+        self.enter(Stage::Shutdown, now, timeout);
     }
 
     /// The end: for good, the device also loses the right to reach memory, which a controller that does not stop cannot be trusted with.

@@ -186,9 +186,9 @@ impl QueuePair {
     #[inline]
     pub fn commit(&mut self) {
         if let Some(pair) = &mut self.pair
-            && self.slot.is_connected()
+            && pair.has_uncommitted()
         {
-            pair.commit();
+            self.slot.ring(|| pair.commit());
         }
     }
 
@@ -201,14 +201,19 @@ impl QueuePair {
             return self.poll_disconnected(max, &mut each);
         }
         let Some(pair) = &mut self.pair else { return Err(QpairError::Gone(None)) };
-        pair.commit();
+        if pair.has_uncommitted() {
+            self.slot.ring(|| pair.commit());
+        }
         if !pair.has_completion() {
             return Ok(0);
         }
         let inside = InsidePoll::enter();
-        let processed = pair.process(max, |token, data, completion| {
+        // Not while `each` runs, for which no take-down is to wait.
+        let batch = Unacknowledged { pair, slot: &self.slot };
+        let processed = batch.pair.process_quietly(max, |token, data, completion| {
             each(IoCompletion { token, outcome: outcome_of(completion), data });
         });
+        drop(batch);
         drop(inside);
         match processed {
             Ok(count) => {
@@ -327,6 +332,20 @@ impl QueuePair {
             }
         }
         Ok(true)
+    }
+}
+
+/// A batch of completions: tells the device at its end how far it got, if the queues still exist; also when the caller's function panics.
+struct Unacknowledged<'a> {
+    pair: &'a mut Pair<u64>,
+    slot: &'a QpairSlot,
+}
+
+impl Drop for Unacknowledged<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        let pair = &mut *self.pair;
+        self.slot.ring(|| pair.acknowledge());
     }
 }
 

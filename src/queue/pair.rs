@@ -248,7 +248,7 @@ impl<R> Pair<R> {
     /// Tells the device of everything that was submitted since the last time; does nothing if there is nothing.
     #[inline]
     pub fn commit(&mut self) {
-        if self.sq_tail != self.sq_rung {
+        if self.has_uncommitted() {
             self.sq_doorbell.ring(self.sq_tail);
             self.sq_rung = self.sq_tail;
         }
@@ -271,6 +271,35 @@ impl<R> Pair<R> {
             return Ok(0);
         }
         self.process_batch(max, f)
+    }
+
+    /// As [`process`](Self::process), but the device is not told: [`acknowledge`](Self::acknowledge) does that, when the caller has made sure that the
+    /// queues still exist.
+    ///
+    /// # Errors
+    /// As [`process`](Self::process).
+    #[inline(never)]
+    pub fn process_quietly(
+        &mut self,
+        max: usize,
+        f: impl FnMut(R, Option<DmaSlice>, Completion),
+    ) -> Result<usize, QueueError> {
+        self.consume_batch(max, f)
+    }
+
+    /// Whether [`commit`](Self::commit) would ring.
+    #[inline]
+    pub fn has_uncommitted(&self) -> bool {
+        self.sq_tail != self.sq_rung
+    }
+
+    /// Tells the device of the completions that were taken since the last time; does nothing if there are none.
+    #[inline]
+    pub fn acknowledge(&mut self) {
+        if self.cq_head != self.cq_rung {
+            self.cq_doorbell.ring(self.cq_head);
+            self.cq_rung = self.cq_head;
+        }
     }
 
     /// Gives every outstanding command back to its owner, in no particular order. Only when the device has stopped, as
@@ -366,14 +395,23 @@ impl<R> Pair<R> {
     fn process_batch(
         &mut self,
         max: usize,
-        mut f: impl FnMut(R, Option<DmaSlice>, Completion),
+        f: impl FnMut(R, Option<DmaSlice>, Completion),
     ) -> Result<usize, QueueError> {
         let batch = Batch(self);
+        batch.0.consume_batch(max, f)
+    }
+
+    #[inline(always)]
+    fn consume_batch(
+        &mut self,
+        max: usize,
+        mut f: impl FnMut(R, Option<DmaSlice>, Completion),
+    ) -> Result<usize, QueueError> {
         let mut count = 0;
         while count < max
-            && let Some(completion) = batch.0.next_completion()
+            && let Some(completion) = self.next_completion()
         {
-            let (request, data) = batch.0.consume(completion)?;
+            let (request, data) = self.consume(completion)?;
             count += 1;
             f(request, data, completion);
         }
@@ -381,6 +419,10 @@ impl<R> Pair<R> {
     }
 
     /// Checks a completion and, if it is right, moves past it.
+    ///
+    /// SQHD is the head "when the completion queue entry was created" (NVMe Base 2.0, 3.3.3.2), and a controller that works on several commands
+    /// at once may post them in another order: then a completion tells an older head than the one before. That, and what cannot be told from it
+    /// (a head beyond the tail), is no news: the known head stays, which only ever moves over what was submitted.
     #[inline]
     fn consume(&mut self, completion: Completion) -> Result<(R, Option<DmaSlice>), QueueError> {
         let sqhd = u32::from(completion.sqhd);
@@ -421,10 +463,6 @@ impl<R> Pair<R> {
             QueueError::SubmissionQueue { qid, sqid: completion.sqid }
         }
     }
-    ///
-    /// SQHD is the head "when the completion queue entry was created" (NVMe Base 2.0, 3.3.3.2), and a controller that works on several commands
-    /// at once may post them in another order: then a completion tells an older head than the one before. That, and what cannot be told from it
-    /// (a head beyond the tail), is no news: the known head stays, which only ever moves over what was submitted.
 }
 
 /// A batch of completions: tells the device at its end how far it got.
@@ -433,11 +471,7 @@ struct Batch<'a, R>(&'a mut Pair<R>);
 impl<R> Drop for Batch<'_, R> {
     #[inline]
     fn drop(&mut self) {
-        let pair = &mut *self.0;
-        if pair.cq_head != pair.cq_rung {
-            pair.cq_doorbell.ring(pair.cq_head);
-            pair.cq_rung = pair.cq_head;
-        }
+        self.0.acknowledge();
     }
 }
 

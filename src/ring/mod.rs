@@ -11,6 +11,7 @@
 //! | `ticket`, `mailbox` | how a sender gets it: one at a time, or a window of many |
 //! | `sleeper` | a poller that sleeps until a message comes |
 //! | `bell`, `waiters` | how those who sleep are woken |
+//! | `doorway` | how a controller that is taken down knows that no queue pair's thread is about to ring a doorbell |
 //!
 //! Whose turn it is to consume, in one picture:
 //!
@@ -21,6 +22,7 @@
 
 mod attention;
 mod bell;
+pub(crate) mod doorway;
 mod generation;
 pub(crate) mod inside;
 mod lockfree;

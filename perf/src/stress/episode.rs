@@ -20,8 +20,6 @@ const CAPACITY: usize = 1 << 20;
 const SENDERS: usize = 3;
 /// Entries of a queue pair: few, so that queues are full and go around.
 const MOST_ENTRIES: u32 = 32;
-/// What the device says of a doorbell whose queue is gone, see [`Life::late_doorbells`].
-const LATE_DOORBELL: &str = "was rung, and there is no such queue";
 /// How long a detach, or a reset, may take on a busy machine before it counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 /// Polls between two looks at the clock.
@@ -61,9 +59,6 @@ pub(super) struct Life {
     pub(super) resets: u64,
     pub(super) ios: u64,
     pub(super) ios_lost: u64,
-    /// Doorbells of queues that were gone. The thread of a queue pair that is preempted inside a poll while another one takes the controller down may
-    /// ring once more when it goes on; controllers ignore that. It is counted, and no failure.
-    pub(super) late_doorbells: u64,
     pub(super) failure: Option<String>,
 }
 
@@ -111,9 +106,7 @@ pub(super) fn live(address: &Address, length: Duration, seed: u64) -> Result<Lif
         (cycles, resetter.join().unwrap_or_else(|_| episode.panicked()))
     });
     episode.wait_for_callbacks();
-    let violations = device.violations();
-    let (late, broken): (Vec<_>, Vec<_>) = violations.iter().partition(|what| what.ends_with(LATE_DOORBELL));
-    if let Some(violation) = broken.first() {
+    if let Some(violation) = device.violations().first() {
         episode.fail(&format!("the driver broke a rule of NVMe: {violation}"));
     }
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -123,7 +116,6 @@ pub(super) fn live(address: &Address, length: Duration, seed: u64) -> Result<Lif
         register_cycles,
         resets,
         ios: load(submitted),
-        late_doorbells: late.len() as u64,
         ios_lost: load(submitted).abs_diff(load(answered) + load(dropped)),
         failure: episode.failure.into_inner().unwrap_or_else(PoisonError::into_inner),
     })

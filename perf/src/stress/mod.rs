@@ -55,7 +55,6 @@ struct Json {
     resets: u64,
     ios: u64,
     ios_lost: u64,
-    late_doorbells: u64,
     failure: Option<String>,
 }
 
@@ -82,7 +81,6 @@ pub(crate) fn run(args: &StressArgs) -> Result<ExitCode, Error> {
         resets: 0,
         ios: 0,
         ios_lost: 0,
-        late_doorbells: 0,
         failure: None,
     };
     let begin = Instant::now();
@@ -97,7 +95,6 @@ pub(crate) fn run(args: &StressArgs) -> Result<ExitCode, Error> {
         json.resets += life.resets;
         json.ios += life.ios;
         json.ios_lost += life.ios_lost;
-        json.late_doorbells += life.late_doorbells;
         json.failure = life.failure;
         json.duration_s = begin.elapsed().as_secs_f64();
         if shown_at.elapsed() >= PROGRESS {
@@ -129,16 +126,8 @@ impl Json {
         let header = ["sent", "completed", "aborted", "rejected", "lost", "duplicated", "wrong"];
         let row = [sent, completed, aborted, rejected, lost, duplicated, wrong].map(thousands).to_vec();
         let messages = table(&header, [row]);
-        let header =
-            ["register cycles", "attach cycles", "resets", "I/Os", "I/Os lost", "late doorbells", "seconds"];
-        let numbers = [
-            self.register_cycles,
-            self.attach_cycles,
-            self.resets,
-            self.ios,
-            self.ios_lost,
-            self.late_doorbells,
-        ];
+        let header = ["register cycles", "attach cycles", "resets", "I/Os", "I/Os lost", "seconds"];
+        let numbers = [self.register_cycles, self.attach_cycles, self.resets, self.ios, self.ios_lost];
         let mut row = numbers.map(thousands).to_vec();
         row.push(format!("{:.1}", self.duration_s));
         format!("Messages\n{messages}\nAround them\n{}\n", table(&header, [row]))

@@ -10,6 +10,7 @@
 //! Run with `RUSTFLAGS="--cfg loom --cfg crossbeam_loom" cargo test --lib --release ring::models`. `LOOM_MAX_PREEMPTIONS` overrides each model's bound.
 
 mod bell;
+mod doorway;
 mod mailbox;
 mod mpsc;
 mod outcome;

@@ -1,0 +1,78 @@
+//! How a failed controller ends.
+#![forbid(unsafe_code)]
+
+use super::World;
+use crate::ctrlr::{CtrlrState, Failure, Message};
+use crate::poller::PollError;
+use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::spec::registers::CSTS;
+use crate::transport::Transport;
+use std::time::Duration;
+
+/// A device that works, and whose driver gives up: it hears of the shutdown, for there is no later moment to tell it.
+#[test]
+fn a_failed_controller_is_told_of_the_shutdown() {
+    let mut world = World::new();
+    let mut qpair = world.queue_pair();
+    let data = qpair.allocate(512).expect("memory").into();
+    qpair.read(&world.ctrlr.namespaces()[0], 0, data, 1).expect("submitted");
+    world.ctrlr.0.hub.fail(Failure::Protocol("as a test has it".into()));
+    let mut back = 0;
+    world.run("requests come back", |_| {
+        let _ = qpair.poll(1, |_| back += 1);
+        back == 1
+    });
+    assert!(matches!(world.poll(), Err(PollError::Failed(Failure::Protocol(_)))));
+    drop(qpair);
+    assert_eq!(world.detach(), Vec::<String>::new());
+}
+
+/// One that does not even hear that: it takes seconds, not for ever.
+#[test]
+fn a_failed_controller_that_does_not_answer_is_stopped_within_its_bounds() {
+    let mut world = World::new();
+    let mut qpair = world.queue_pair();
+    let data = qpair.allocate(512).expect("memory").into();
+    qpair.read(&world.ctrlr.namespaces()[0], 0, data, 1).expect("submitted");
+    let begun = world.now;
+    world.ctrlr.0.hub.fail(Failure::Protocol("as a test has it".into()));
+    let mut back = 0;
+    while back == 0 {
+        world.now += Duration::from_millis(1);
+        let _ = world.poll();
+        let _ = qpair.poll(1, |_| back += 1);
+        // 2 s for the shutdown, 10 s (CAP.TO of the default configuration) for RDY = 0.
+        assert!(world.now - begun < Duration::from_millis(12_100), "still not stopped");
+    }
+    assert_ne!(world.transport.read_u32(CSTS), 0, "its bus mastering was taken instead, and it was closed");
+    drop(qpair);
+    assert_eq!(world.ctrlr.state(), CtrlrState::Failed);
+    world.detach();
+}
+
+/// A reset whose device does not stop: no message reaches what is half stopped, not in the poll that gives up either.
+#[test]
+fn nothing_is_submitted_to_a_device_that_would_not_stop() {
+    let mut world = World::new();
+    let producer = world.ctrlr.register("waits").expect("registered");
+    let reset = world.ctrlr.reset().expect("asked");
+    // The device is not stepped from here on.
+    world.poll().expect("well");
+    let flush = crate::spec::command::Command::flush(1);
+    let ticket = producer.send(Message::Io { command: flush, data: None }).expect("room");
+    world.now += Duration::from_secs(11);
+    let mut polls = 0;
+    while !ticket.is_ready() {
+        let _ = world.poll();
+        world.now += Duration::from_millis(100);
+        polls += 1;
+        assert!(polls < 1000);
+    }
+    assert_eq!(world.ctrlr.state(), CtrlrState::Failed);
+    assert!(reset.is_over().is_some_and(|result| result.is_err()));
+    match ticket.try_take().expect("ready") {
+        Outcome::Aborted(aborted) => assert_eq!(aborted, Aborted::unexecuted(AbortReason::Failed)),
+        other @ Outcome::Completed(_) => panic!("{other:?}"),
+    }
+    world.detach();
+}
