@@ -165,7 +165,8 @@ fn cycles_of(variable: &str, usual: usize) -> usize {
     cycles.unwrap_or(usual)
 }
 
-/// Registers and unregisters, the first hundredth to warm up; then nothing may grow.
+/// Runs cycles, the first hundredth to warm up; then nothing may grow.
+#[expect(clippy::print_stdout, reason = "long runs are started by hand, and say what they did")]
 fn assert_flat_over(cycles: usize, what: &str, mut cycle: impl FnMut()) {
     (0..cycles / 100).for_each(|_| cycle());
     let (before, started) = (Holdings::now(), Instant::now());
@@ -194,7 +195,7 @@ fn nothing_grows_over_a_million_registrations_without_a_poller() {
     rig.finish();
     let rig: Stepped<LockFree> = Stepped::attach(small(), CtrlrOptions::default());
     assert_flat_over(10_000, "without a poller, rings of 1,024 slots", || {
-        register_and_unregister(&rig.ctrlr)
+        register_and_unregister(&rig.ctrlr);
     });
     rig.finish();
 }

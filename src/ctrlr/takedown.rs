@@ -109,7 +109,7 @@ impl Takedown {
     }
 
     /// Whether a queue pair's thread is at its doorbell, and still waited for.
-    fn waits_for_doorbells(&self, core: &Core, is_late: bool) -> bool {
+    fn waits_for_doorbells(core: &Core, is_late: bool) -> bool {
         let ringing = |slot: &&std::sync::Arc<QpairSlot>| slot.is_ringing();
         let Some(slot) = core.hub.slots().iter().find(ringing) else { return false };
         if is_late {
@@ -152,7 +152,7 @@ impl Takedown {
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
         if self.stage == Stage::Doorbells {
-            if self.waits_for_doorbells(core, is_late) {
+            if Self::waits_for_doorbells(core, is_late) {
                 return None;
             }
             self.begin(core, csts, now);
