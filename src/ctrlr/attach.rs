@@ -67,10 +67,8 @@ impl<S: Scheme> Attach<S> {
         let Some(core) = &mut self.core else {
             return Err(AttachError::Options("this attach has ended; begin a new one".into()));
         };
-        match core.poll_queues() {
-            Ok(0) => {}
-            Ok(_) => core.after_work(),
-            Err(error) => core.protocol_error(&error),
+        if core.poll_queues() != 0 {
+            core.after_work();
         }
         let hub = Arc::clone(core.hub());
         if hub.attention.look() & attention::FAIL != 0 {

@@ -303,10 +303,22 @@ impl Core {
         }
     }
 
-    /// Polls the external and the admin queue pair; returns how many commands completed. Whatever it returns, `after_work` or `protocol_error`
-    /// delivers the outcomes.
+    /// Polls the external and the admin queue pair; returns how many commands completed, whose outcomes `after_work` delivers. A device that breaks the
+    /// protocol fails its controller.
     #[inline(always)]
-    pub(crate) fn poll_queues(&mut self) -> Result<usize, QueueError> {
+    pub(crate) fn poll_queues(&mut self) -> usize {
+        match self.try_poll_queues() {
+            Ok(count) => count,
+            Err(error) => {
+                self.protocol_error(&error);
+                0
+            }
+        }
+    }
+
+    /// As [`Core::poll_queues`], with the error for the caller, who then calls `deliver_outcomes`.
+    #[inline(always)]
+    pub(super) fn try_poll_queues(&mut self) -> Result<usize, QueueError> {
         let mut completed = 0;
         let (outbox, finished) = (&mut self.outbox, &mut self.finished);
         if let Some(external) = &mut self.external {
@@ -413,7 +425,7 @@ impl Core {
 
     /// The queue protocol was broken by the device: gives the controller up.
     #[cold]
-    pub(crate) fn protocol_error(&mut self, error: &QueueError) {
+    fn protocol_error(&mut self, error: &QueueError) {
         self.deliver_outcomes();
         self.hub.fail(Failure::Protocol(error.to_string()));
     }

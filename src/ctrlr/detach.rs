@@ -154,7 +154,7 @@ impl<S: Scheme> Detach<S> {
 
 /// One step of the device's take-down; true when it has stopped.
 fn drive(core: &mut Core, now: Instant) -> bool {
-    match core.poll_queues() {
+    match core.try_poll_queues() {
         Ok(0) => {}
         Ok(_) => core.after_work(),
         // The device breaks the protocol while it is being stopped: all the more reason to go on.

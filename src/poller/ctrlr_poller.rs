@@ -8,7 +8,6 @@ use crate::ctrlr::{
     PendingCall, Reply, Seated, attention,
 };
 use crate::dma::{DmaBuffer, DmaError};
-use crate::queue::QueueError;
 use crate::ring::inside::is_inside_poll;
 use crate::ring::scheme::Receiver;
 use crate::ring::{LockFree, Outcome, Scheme, Ticket};
@@ -92,37 +91,23 @@ impl<S: Scheme> Poller<S> {
         let messages = receiver.receive(core.message_budget(), |envelope| core.execute(envelope));
         let completions = core.poll_queues();
         receiver.leave();
-        if let Ok(0) = completions
-            && messages == 0
-            && !core.is_due(now)
-        {
+        if messages == 0 && completions == 0 && !core.is_due(now) {
             return Ok(0);
         }
-        self.poll_eventful(now, messages, completions)
+        Ok(self.poll_eventful(now, messages, completions))
     }
 
-    /// The rest of a poll in which something happened.
+    /// The rest of a poll in which something happened; returns how many things.
+    ///
+    /// A number and no result: that would come back through memory, written in halves and read whole, which holds the processor up until what was
+    /// written to other cores' lines before is on its way.
     #[inline(never)]
-    fn poll_eventful(
-        &mut self,
-        now: Instant,
-        messages: usize,
-        completions: Result<usize, QueueError>,
-    ) -> Result<usize, PollError> {
-        let Some(seated) = &mut self.seated else {
-            return Err(PollError::Detached);
-        };
+    fn poll_eventful(&mut self, now: Instant, messages: usize, completions: usize) -> usize {
+        let Some(seated) = &mut self.seated else { return 0 };
         let core = &mut seated.core;
         if messages != 0 {
             self.hub.statistics.messages.add(messages as u64);
         }
-        let completions = match completions {
-            Ok(count) => count,
-            Err(error) => {
-                core.protocol_error(&error);
-                0
-            }
-        };
         if messages + completions != 0 {
             self.hub.statistics.completions.add(completions as u64);
             core.after_work();
@@ -133,7 +118,7 @@ impl<S: Scheme> Poller<S> {
                 self.detach_for_removal();
             }
         }
-        Ok(messages + completions)
+        messages + completions
     }
 
     /// A poll while something has changed or is in progress.
@@ -158,7 +143,7 @@ impl<S: Scheme> Poller<S> {
         };
         let completions = core.poll_queues();
         receiver.leave();
-        let events = self.poll_eventful(now, messages, completions)?;
+        let events = self.poll_eventful(now, messages, completions);
         match (self.hub.state.get(), self.hub.state.failure()) {
             (CtrlrState::Failed, Some(failure)) => Err(PollError::Failed(failure.clone())),
             _ => Ok(events),

@@ -70,10 +70,11 @@ const CACHE_LINE: usize = 64;
 /// Asks for the cache line at `address`, which may be any address at all, to be written soon.
 #[inline]
 fn prefetch_to_write(address: *const u8) {
+    // Written out, since the intrinsic becomes a prefetch for reading unless the whole crate is compiled for processors that have this one.
     #[cfg(all(target_arch = "x86_64", not(loom)))]
-    // SAFETY: a prefetch is a hint that never faults; processors without this one take it for a no-op.
+    // SAFETY: a prefetch is a hint that never faults; 64-bit processors without this one take it for a no-op.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(address.cast());
+        std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
     }
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]
     let _ = address;
