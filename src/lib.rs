@@ -15,7 +15,7 @@
 //! 8. *Every wait has a deadline.*
 //!
 //! # What it does not do (yet)
-//! CUSE nodes, per-command timeouts and aborts, SGLs, metadata, zoned namespaces, fabrics. It spawns no threads of its own, but for one helper when
+//! Per-command timeouts and aborts, SGLs, metadata, zoned namespaces, fabrics. It spawns no threads of its own, but for one helper when
 //! tickets are awaited with an executor, and one that gives a device up that was asked back or has failed.
 //!
 //! # Where things are
@@ -29,11 +29,14 @@
 //! | [`ring`] | the message ring, its publication and retirement, outcomes |
 //! | [`ctrlr`] | the controller: attach, messages, admin calls, reset, detach |
 //! | [`poller`] | what a polling thread calls: the poller, queue pairs, groups |
+//! | [`cuse`] | controllers as character devices, for `nvme-cli` and its like |
 //!
 //! Start with [`ctrlr::Ctrlr::attach`] and [`poller::Poller`]; `examples/embed.rs` is a whole program.
 
 #[cfg(not(loom))]
 pub mod ctrlr;
+#[cfg(not(loom))]
+pub mod cuse;
 #[cfg(not(loom))]
 pub mod dma;
 #[cfg(not(loom))]

@@ -4,7 +4,7 @@
 //! it is driven through, each in its own file; nothing here waits.
 #![forbid(unsafe_code)]
 
-use super::bring_up::BringUp;
+use super::bring_up::{BringUp, EXTERNAL_QID};
 use super::events::Events;
 use super::hub::{Hub, attention};
 use super::message::{Envelope, Message, Refusal, Reply, Responder};
@@ -19,7 +19,7 @@ use super::takedown::{Takedown, Why};
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
-use crate::ring::{AbortReason, Aborted, Outbox, Outcome};
+use crate::ring::{AbortReason, Aborted, MailboxId, Outbox, Outcome};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
@@ -185,6 +185,7 @@ impl Core {
                 let data = data.map(|data| *data);
                 self.start_message(Held { is_admin: false, command, data, responder });
             }
+            Message::Abort { mailbox, token } => self.abort_message(mailbox, token, responder),
             Message::Rescan => {
                 self.rescan_waiters.push(responder);
                 self.start_rescan();
@@ -214,6 +215,33 @@ impl Core {
     fn start_message(&mut self, message: Held) {
         if let Some(message) = self.try_start(message) {
             self.held.push_back(message);
+        }
+    }
+
+    /// Aborts the message that answers to `mailbox` under `token`, as far as that can be done. An Abort is never held: by the time there is room for it, its
+    /// command identifier may be another command's.
+    #[cold]
+    fn abort_message(&mut self, mailbox: MailboxId, token: u64, responder: Responder) {
+        if let Some(at) = self.held.iter().position(|held| held.responder.is_of(mailbox, token)) {
+            if let Some(held) = self.held.remove(at) {
+                held.responder.deliver(Outcome::Aborted(Aborted::unexecuted(AbortReason::Requested)));
+            }
+            return responder.deliver(Outcome::Completed(Reply::Called(1)));
+        }
+        let external = self.external.as_ref();
+        let of_external = external.and_then(|pair| pair.find_cid(|theirs| theirs.is_of(mailbox, token)));
+        let is_it = |owner: &Owner| matches!(owner, Owner::Message(theirs) if theirs.is_of(mailbox, token));
+        let found = of_external
+            .map(|cid| (EXTERNAL_QID, cid))
+            .or_else(|| self.admin.find_cid(is_it).map(|cid| (0, cid)));
+        let can_ask =
+            matches!(self.phase, Phase::Running) && self.has_room_beside_driver() && !self.admin.is_full();
+        match found.filter(|_| can_ask) {
+            Some((sqid, cid)) => {
+                let command = Command::abort(sqid, cid);
+                self.start_message(Held { is_admin: true, command, data: None, responder });
+            }
+            None => responder.deliver(Outcome::Completed(Reply::Called(0))),
         }
     }
 

@@ -4,7 +4,7 @@
 use super::core::Turn;
 use super::qpair_slot::QpairSlot;
 use crate::dma::DmaSlice;
-use crate::ring;
+use crate::ring::{self, MailboxId};
 use crate::spec::command::Command;
 use crate::spec::status::Status;
 use std::fmt;
@@ -34,6 +34,16 @@ pub enum Message {
     Rescan,
     /// Creates the queues of a queue pair; made by [`crate::poller::QueuePair::create`].
     Connect(ConnectRequest),
+    /// Aborts a message that was sent before to a mailbox ([`crate::ring::Mailbox::id`]) under this token, and is still under way. Its own outcome says
+    /// what became of it, and when its buffer is free. This one's answer: [`Reply::Command`] as the controller answered the Abort command (which may
+    /// well be that it did nothing); [`Reply::Called`] with 1 if the message had not reached the device and never will, with 0 if it is not under way, or
+    /// there is no room for an Abort now.
+    Abort {
+        /// The mailbox that the message answers to.
+        mailbox: MailboxId,
+        /// The token that it was sent under.
+        token: u64,
+    },
     /// Runs a closure on the polling thread. A closure that captures nothing is not allocated either.
     Call(Call),
 }
@@ -127,6 +137,7 @@ impl fmt::Debug for Message {
             Self::Io { command, .. } => f.debug_tuple("Io").field(command).finish(),
             Self::Rescan => f.write_str("Rescan"),
             Self::Connect(request) => request.fmt(f),
+            Self::Abort { token, .. } => f.debug_tuple("Abort").field(token).finish(),
             Self::Call(_) => f.write_str("Call"),
         }
     }

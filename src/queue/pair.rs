@@ -208,6 +208,11 @@ impl<R> Pair<R> {
         self.trackers.find(cid)
     }
 
+    /// The identifier of an outstanding command, by what its owner remembers about it. Looks through all of them.
+    pub fn find_cid(&self, is_wanted: impl FnMut(&R) -> bool) -> Option<u16> {
+        self.trackers.find_cid(is_wanted)
+    }
+
     /// Writes `command` into the submission queue and returns the command identifier that it was given. The device
     /// learns of it by [`commit`](Self::commit).
     ///

@@ -92,6 +92,13 @@ impl<R> Trackers<R> {
         tracker.held.as_ref().map(|(request, _)| request)
     }
 
+    /// The identifier of the first command in flight of which the owner remembers such a thing.
+    pub(super) fn find_cid(&self, mut is_wanted: impl FnMut(&R) -> bool) -> Option<u16> {
+        let wanted =
+            |tracker: &&Tracker<R>| tracker.held.as_ref().is_some_and(|(request, _)| is_wanted(request));
+        self.slots.iter().find(wanted).map(|tracker| tracker.cid)
+    }
+
     /// Ends every command in flight. Its slot is free before `f` sees it, so that each is seen once even if `f` panics.
     pub(super) fn release_all(&mut self, mut f: impl FnMut(R, Option<DmaSlice>)) {
         for (slot, tracker) in (0..).zip(&mut self.slots) {

@@ -105,6 +105,10 @@ impl<R> fmt::Debug for Outbox<R> {
     }
 }
 
+/// Names a mailbox. As long as a message of it is in flight, no other mailbox has the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MailboxId(pub(super) usize);
+
 /// A window of messages in flight and their outcomes. One owner; may move between threads.
 pub struct Mailbox<R> {
     ring: Arc<Ring<Reply<R>>>,
@@ -123,6 +127,11 @@ impl<R> Mailbox<R> {
         let ring = Arc::new(Ring::new(window.next_power_of_two().max(2)));
         let credits = (0..window).map(|_| Arc::clone(&ring)).collect();
         Self { ring, credits, window }
+    }
+
+    /// What tells this mailbox from every other one, for those who are asked about messages of it.
+    pub fn id(&self) -> MailboxId {
+        MailboxId(Arc::as_ptr(&self.ring).addr())
     }
 
     /// How many messages may be in flight at a time.

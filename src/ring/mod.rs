@@ -48,9 +48,9 @@ mod tests;
 
 pub(crate) use attention::Attention;
 pub use lockfree::LockFree;
-pub use mailbox::Mailbox;
 #[cfg(not(loom))]
 pub(crate) use mailbox::Outbox;
+pub use mailbox::{Mailbox, MailboxId};
 pub use outcome::{AbortReason, Aborted, Outcome};
 pub use scheme::Scheme;
 pub use ticket::{Pending, Ticket};

@@ -3,7 +3,7 @@
 //! How a sender waits for its outcome is in [`super::ticket`] and [`super::mailbox`].
 
 use super::inside::{InsidePoll, contain_panic};
-use super::mailbox::Reply;
+use super::mailbox::{MailboxId, Reply};
 use super::mpsc::Ring;
 use super::ticket::Cell;
 use crate::sync::Arc;
@@ -69,6 +69,9 @@ pub enum AbortReason {
     /// The controller failed; its state says why.
     #[error("the controller failed")]
     Failed,
+    /// Somebody asked for that, before the message reached the device.
+    #[error("it was asked for")]
+    Requested,
     /// The message's closure panicked.
     #[error("the message panicked on the polling thread")]
     Panicked,
@@ -122,6 +125,11 @@ impl<R> Responder<R> {
                 Err(self)
             }
         }
+    }
+
+    /// Whether it answers to this mailbox, under this token.
+    pub(crate) fn is_of(&self, id: MailboxId, wanted: u64) -> bool {
+        matches!(&self.0, Some(Target::Mailbox { mailbox, token }) if *token == wanted && MailboxId(Arc::as_ptr(mailbox).addr()) == id)
     }
 
     /// Disarms the responder of a message that was never accepted, without an answer; a mailbox gets its credit back.
