@@ -1,4 +1,4 @@
-//! Ctrl-C: a run ends early and reports as ever; the second one ends the process.
+//! Ctrl-C, and other polite requests to end (SIGTERM, SIGHUP): a run ends early and reports as ever; the second one ends the process.
 #![forbid(unsafe_code)]
 
 use crate::error::Error;
@@ -8,7 +8,7 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// What a shell gives to a process that SIGINT has ended.
 const STATUS: i32 = 130;
 
-/// Catches Ctrl-C from now on.
+/// Catches them from now on.
 pub(crate) fn catch() -> Result<(), Error> {
     let caught = ctrlc::set_handler(|| {
         // Relaxed: nothing but the flag is told.
@@ -19,7 +19,7 @@ pub(crate) fn catch() -> Result<(), Error> {
     caught.map_err(|error| Error::failed(format!("cannot catch Ctrl-C: {error}")))
 }
 
-/// Whether it was pressed.
+/// Whether one came.
 pub(crate) fn came() -> bool {
     // Relaxed: see `catch`.
     INTERRUPTED.load(Ordering::Relaxed)

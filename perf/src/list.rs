@@ -4,6 +4,7 @@
 use crate::error::Error;
 use crate::report::{self, text_table};
 use serde::Serialize;
+use slipring::cuse::{DevCuse, path};
 use slipring::transport::vfio::{PciController, Sysfs};
 use std::process::ExitCode;
 
@@ -75,6 +76,8 @@ const EMULATED: Kind = Kind {
 struct List {
     controllers: Vec<Controller>,
     devices: [Kind; 1],
+    /// Paths of the nodes that are being served, by any process.
+    nodes: Vec<String>,
 }
 
 /// An NVMe controller of the system.
@@ -109,10 +112,11 @@ impl Controller {
 /// Prints the list.
 pub(crate) fn run(args: &ListArgs) -> Result<ExitCode, Error> {
     let controllers: Vec<_> = Sysfs::default().controllers().iter().map(Controller::of).collect();
+    let nodes: Vec<_> = DevCuse::served().iter().map(|name| path(name).display().to_string()).collect();
     let text = if args.json {
-        report::to_json(&List { controllers, devices: [EMULATED] })?
+        report::to_json(&List { controllers, devices: [EMULATED], nodes })?
     } else {
-        pci_table(&controllers) + &tables()
+        pci_table(&controllers) + &served_nodes(&nodes) + &tables()
     };
     crate::print(&text)?;
     Ok(ExitCode::SUCCESS)
@@ -137,6 +141,14 @@ fn pci_table(controllers: &[Controller]) -> String {
     });
     let table = text_table(&["address", "model", "driver", "IOMMU group", "ready for slipring"], rows);
     format!("{table}\n\n")
+}
+
+/// What `nvme list` cannot say, as it looks into sysfs for the kernel's own.
+fn served_nodes(nodes: &[String]) -> String {
+    if nodes.is_empty() {
+        return String::new();
+    }
+    format!("Nodes that are being served (slipring cuse):\n  {}\n\n", nodes.join("\n  "))
 }
 
 fn tables() -> String {

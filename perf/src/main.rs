@@ -7,6 +7,7 @@
 mod bind;
 mod compare;
 mod cores;
+mod cuse;
 mod device;
 mod error;
 mod identify;
@@ -50,6 +51,8 @@ enum Subcommands {
     Write(transfer::TransferArgs),
     /// Does I/O at full speed or at a given rate, and measures it
     Perf(perf::PerfArgs),
+    /// Serves controllers as character devices, for nvme-cli and its like, until a signal comes
+    Cuse(cuse::CuseArgs),
     /// Measures the publication schemes against each other, doing the same work
     Compare(compare::CompareArgs),
     /// Storms: registers, sends, resets, detaches and attaches at once, and counts every message
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Subcommands::Read(args) => transfer::read(args),
         Subcommands::Write(args) => transfer::write(args),
         Subcommands::Perf(args) => perf::run(args),
+        Subcommands::Cuse(args) => cuse::run(args),
         Subcommands::Compare(args) => compare::run(args),
         Subcommands::Stress(args) => stress::run(args),
     };

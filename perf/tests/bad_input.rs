@@ -36,6 +36,10 @@ fn arguments() {
     refuse("perf emulated --rate 0", &["0", "per second"]);
     refuse("perf emulated -M 30", &["-M", "randread", "rw"]);
     refuse("perf emulated -t 0", &["0", "expected seconds"]);
+    refuse("cuse emulated --mode 999", &["999", "octal"]);
+    refuse("cuse emulated --group nobody-has-this", &["nobody-has-this", "expected"]);
+    refuse("cuse emulated emulated --name nvme7", &["--name", "one"]);
+    refuse("cuse nvme0", &["nvme0", "no device address"]);
     refuse("stress emulated --seconds 0", &["0", "expected seconds"]);
     refuse("stress emulated --seed x", &["x", "seed"]);
 }

@@ -13,6 +13,7 @@ fn json_of(args: &str) -> Value {
 fn list() {
     let list = json_of("list --json");
     assert!(list["controllers"].is_array(), "the system's controllers, of which there may be none");
+    assert!(list["nodes"].is_array(), "the nodes that are being served, of which there may be none");
     let devices = list["devices"].as_array().expect("a list");
     assert!(devices.iter().any(|device| device["address"] == "emulated" && device["kind"] == "emulated"));
     for device in devices {

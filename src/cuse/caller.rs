@@ -51,10 +51,9 @@ impl Channel {
         let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
         loop {
             return match rustix::io::writev(&self.0, &parts) {
-                Ok(_) => Sent::Done,
                 Err(Errno::INTR) => continue,
-                // The request was ended by the kernel itself.
-                Err(Errno::NOENT) => Sent::Done,
+                // Or the request was ended by the kernel itself.
+                Ok(_) | Err(Errno::NOENT) => Sent::Done,
                 Err(Errno::AGAIN | Errno::NOBUFS) => Sent::Full,
                 Err(Errno::NODEV | Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN | Errno::BADF) => {
                     Sent::Gone

@@ -19,7 +19,7 @@ fn dwords_z(count_z: u32) -> u64 {
 
 fn admin(command: &Command) -> Option<u64> {
     let bytes = match AdminOpcode(command.opcode) {
-        AdminOpcode::IDENTIFY => PAGE,
+        AdminOpcode::IDENTIFY | AdminOpcode::NAMESPACE_ATTACHMENT => PAGE,
         AdminOpcode::GET_LOG_PAGE => dwords_z(command.cdw10 >> 16 | command.cdw11 << 16),
         // SEL = 3 asks for capabilities, which are in dword 0.
         AdminOpcode::GET_FEATURES if command.cdw10 >> 8 & 0b111 == 3 => 0,
@@ -28,7 +28,6 @@ fn admin(command: &Command) -> Option<u64> {
         }
         // To create one; deleting takes no data.
         AdminOpcode::NAMESPACE_MANAGEMENT if command.cdw10 & 0xf == 0 => PAGE,
-        AdminOpcode::NAMESPACE_ATTACHMENT => PAGE,
         AdminOpcode::FIRMWARE_IMAGE_DOWNLOAD => dwords_z(command.cdw10),
         AdminOpcode::SECURITY_SEND | AdminOpcode::SECURITY_RECEIVE => command.cdw11.into(),
         AdminOpcode::GET_LBA_STATUS => dwords_z(command.cdw12),

@@ -73,13 +73,11 @@ impl Node {
 
     /// The next message from the kernel.
     pub(super) fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.channel.receive(buffer) {
-            Ok(received) => received,
-            Err(_) => {
-                self.state = NodeState::Gone;
-                None
-            }
+        if let Ok(received) = self.channel.receive(buffer) {
+            return received;
         }
+        self.state = NodeState::Gone;
+        None
     }
 
     /// The kernel asks for the node's properties: tells it, and gives the node to whom it is for.

@@ -12,7 +12,7 @@ use super::node::{Node, NodeState};
 use super::request::{Run, Transfer};
 use super::wire::IoVec;
 use crate::ctrlr::{Message, Producer, Refusal, Reply, Reset, SendErrorReason};
-use crate::dma::DmaSlice;
+use crate::dma::{DmaError, DmaSlice};
 use crate::ring::{AbortReason, LockFree, Mailbox, Outcome};
 use crate::spec::command::AdminOpcode;
 use crate::spec::status::Status;
@@ -70,7 +70,8 @@ enum Out {
 pub(super) struct Requests {
     producer: Producer<LockFree>,
     mailbox: Mailbox<Reply>,
-    requests: HashMap<u64, Request>,
+    /// By token.
+    table: HashMap<u64, Request>,
     next_token: u64,
     /// Messages that found no room yet.
     unsent: VecDeque<(u64, Message)>,
@@ -83,7 +84,7 @@ impl Requests {
         Self {
             producer,
             mailbox: Mailbox::new(WINDOW),
-            requests: HashMap::new(),
+            table: HashMap::new(),
             next_token: 1,
             unsent: VecDeque::new(),
             rescanned: Vec::new(),
@@ -96,13 +97,13 @@ impl Requests {
         let deadline = started.checked_add(timeout).unwrap_or(started + Duration::from_secs(1 << 30));
         let (is_answered, is_abort_sent) = (matches!(kind, Kind::Abort), false);
         let request = Request { node, unique, is_answered, started, deadline, is_abort_sent, kind };
-        self.requests.insert(token, request);
+        self.table.insert(token, request);
         token
     }
 
     /// Runs a command for a caller.
     pub(super) fn run(&mut self, node: &mut Node, unique: u64, caller: Caller, run: &Run<'_>, now: Instant) {
-        if self.requests.len() >= MAX_REQUESTS {
+        if self.table.len() >= MAX_REQUESTS {
             return node.fail(unique, Errno::AGAIN);
         }
         let (data, out) = match self.prepare(caller, &run.transfer) {
@@ -127,7 +128,12 @@ impl Requests {
         caller: Caller,
         transfer: &Transfer<'_>,
     ) -> Result<(Option<Box<DmaSlice>>, Out), Errno> {
-        let allocate = |len: usize| self.producer.allocate(len).map_err(|_| Errno::NOMEM);
+        let allocate = |len: usize| {
+            self.producer.allocate(len).map_err(|error| match error {
+                DmaError::Detached => Errno::NODEV,
+                _ => Errno::NOMEM,
+            })
+        };
         let (buffer, out) = match transfer {
             Transfer::None => return Ok((None, Out::Nowhere)),
             Transfer::In(bytes) => {
@@ -167,7 +173,7 @@ impl Requests {
                     return;
                 }
                 SendErrorReason::Unregistered | SendErrorReason::Detached => {
-                    if let Some(request) = self.requests.remove(&token) {
+                    if let Some(request) = self.table.remove(&token) {
                         fail(nodes, &request, Errno::NODEV);
                     }
                 }
@@ -183,7 +189,7 @@ impl Requests {
             self.finish(nodes, token, outcome, now);
         }
         let over: Vec<_> = self
-            .requests
+            .table
             .iter()
             .filter_map(|(token, request)| match &request.kind {
                 Kind::Reset(reset) => reset.is_over().map(|result| (*token, result)),
@@ -191,7 +197,7 @@ impl Requests {
             })
             .collect();
         for (token, result) in over {
-            let Some(request) = self.requests.remove(&token) else { continue };
+            let Some(request) = self.table.remove(&token) else { continue };
             match result {
                 Ok(()) => answer(nodes, &request, 0, &[]),
                 Err(_) => fail(nodes, &request, Errno::NODEV),
@@ -200,7 +206,7 @@ impl Requests {
     }
 
     fn finish(&mut self, nodes: &mut [Node], token: u64, outcome: Outcome<Reply>, now: Instant) {
-        let Some(request) = self.requests.remove(&token) else { return };
+        let Some(request) = self.table.remove(&token) else { return };
         let reply = match outcome {
             Outcome::Completed(reply) => reply,
             Outcome::Aborted(aborted) => return fail(nodes, &request, error_of(aborted.reason)),
@@ -265,7 +271,7 @@ impl Requests {
     pub(super) fn interrupt(&mut self, node: &mut Node, unique: u64, now: Instant) {
         let is_it =
             |request: &Request| request.node == node.id && request.unique == unique && !request.is_answered;
-        let Some(token) = self.requests.iter().find(|(_, request)| is_it(request)).map(|(token, _)| *token)
+        let Some(token) = self.table.iter().find(|(_, request)| is_it(request)).map(|(token, _)| *token)
         else {
             // It was answered meanwhile.
             return;
@@ -275,14 +281,14 @@ impl Requests {
 
     /// Answers a request whose outcome is still to come, and asks for its abort.
     fn answer_early(&mut self, nodes: &mut [Node], token: u64, error: Errno, now: Instant) {
-        let Some(request) = self.requests.get_mut(&token) else { return };
+        let Some(request) = self.table.get_mut(&token) else { return };
         fail(nodes, request, error);
         request.is_answered = true;
         if let Some(at) = self.unsent.iter().position(|(unsent, _)| *unsent == token) {
             self.unsent.remove(at);
-            self.requests.remove(&token);
+            self.table.remove(&token);
         } else if matches!(request.kind, Kind::Reset(_)) {
-            self.requests.remove(&token);
+            self.table.remove(&token);
         } else {
             self.abort(token, now);
         }
@@ -290,7 +296,7 @@ impl Requests {
 
     /// Asks once for a command's abort.
     fn abort(&mut self, token: u64, now: Instant) {
-        let Some(request) = self.requests.get_mut(&token) else { return };
+        let Some(request) = self.table.get_mut(&token) else { return };
         if std::mem::replace(&mut request.is_abort_sent, true)
             || !matches!(request.kind, Kind::Command { .. })
         {
@@ -306,9 +312,9 @@ impl Requests {
     pub(super) fn expire(&mut self, nodes: &mut [Node], now: Instant) {
         let is_late = |request: &Request| !request.is_answered && now >= request.deadline;
         let late: Vec<_> =
-            self.requests.iter().filter(|(_, request)| is_late(request)).map(|(token, _)| *token).collect();
+            self.table.iter().filter(|(_, request)| is_late(request)).map(|(token, _)| *token).collect();
         for token in late {
-            let Some(request) = self.requests.get_mut(&token) else { continue };
+            let Some(request) = self.table.get_mut(&token) else { continue };
             if !request.is_abort_sent && matches!(request.kind, Kind::Command { .. }) {
                 request.deadline = now + ABORT_PATIENCE;
                 self.abort(token, now);
@@ -330,7 +336,7 @@ impl Requests {
     pub(super) fn give_up_node(&mut self, node: &mut Node, now: Instant) {
         let is_its = |request: &Request| request.node == node.id && !request.is_answered;
         let waiting: Vec<_> =
-            self.requests.iter().filter(|(_, request)| is_its(request)).map(|(token, _)| *token).collect();
+            self.table.iter().filter(|(_, request)| is_its(request)).map(|(token, _)| *token).collect();
         for token in waiting {
             self.answer_early(std::slice::from_mut(node), token, Errno::NODEV, now);
         }
@@ -338,13 +344,13 @@ impl Requests {
 
     /// Whether somebody waits for an answer on this node.
     pub(super) fn is_awaited(&self, node: u64) -> bool {
-        self.requests.values().any(|request| request.node == node && !request.is_answered)
+        self.table.values().any(|request| request.node == node && !request.is_answered)
             || self.rescanned.iter().any(|(theirs, _, _)| *theirs == node)
     }
 
     /// How long until it is worth while to look again; `None` if nothing is in flight.
     pub(super) fn sleep(&self, now: Instant) -> Option<Duration> {
-        let youngest = self.requests.values().map(|request| request.started).max()?;
+        let youngest = self.table.values().map(|request| request.started).max()?;
         let age = now.saturating_duration_since(youngest);
         Some((age / 8).clamp(SLEEP_LEAST, SLEEP_MOST))
     }
@@ -394,7 +400,7 @@ fn answer(nodes: &mut [Node], request: &Request, status: i32, bytes: &[&[u8]]) {
 impl fmt::Debug for Requests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Requests")
-            .field("requests", &self.requests.len())
+            .field("requests", &self.table.len())
             .field("unsent", &self.unsent.len())
             .finish_non_exhaustive()
     }

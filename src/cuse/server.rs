@@ -193,13 +193,14 @@ impl Server {
         if is_taken {
             return Err(ServeError::NameTaken { name: name.to_owned() });
         }
-        let registered = format!("cuse {name}");
-        let producer = ctrlr.register(&registered)?;
         let id = {
             let mut desk = self.shared.lock();
             desk.next_unit += 1;
             desk.next_unit
         };
+        // One of an earlier service of that name may be registered still.
+        let registered = format!("cuse {name} #{id}");
+        let producer = ctrlr.register(&registered)?;
         let served = Served {
             shared: Arc::clone(&self.shared),
             id,

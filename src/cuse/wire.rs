@@ -2,6 +2,8 @@
 //!
 //! Public, so that a test can stand in for the kernel: the server takes any descriptor that keeps messages apart.
 
+#![forbid(unsafe_code)]
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// What a message from the kernel asks for.
