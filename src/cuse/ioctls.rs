@@ -1,6 +1,5 @@
 //! The ioctls of Linux's NVMe nodes, and of block devices: numbers and structures (Linux, `uapi/linux/nvme_ioctl.h` and `uapi/linux/fs.h`). What they do is not
 //! known here.
-
 #![forbid(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};

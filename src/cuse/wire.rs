@@ -1,7 +1,6 @@
 //! The messages between the kernel's CUSE and its server, as they lie in memory (Linux, `uapi/linux/fuse.h`, protocol 7.31 and up). No behaviour lives here.
 //!
 //! Public, so that a test can stand in for the kernel: the server takes any descriptor that keeps messages apart.
-
 #![forbid(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
