@@ -212,7 +212,7 @@ impl Requests {
             Outcome::Aborted(aborted) => return fail(nodes, &request, error_of(aborted.reason)),
         };
         match (&request.kind, reply) {
-            (_, Reply::Refused(refusal)) => match refusal {
+            (_, Reply::Refused { why, .. }) => match why {
                 Refusal::Status(status) => answer(nodes, &request, status.0.into(), &[]),
                 Refusal::DriverOwned { .. } => fail(nodes, &request, Errno::ACCESS),
                 _ => fail(nodes, &request, Errno::INVAL),
