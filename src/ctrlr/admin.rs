@@ -7,8 +7,11 @@ use crate::dma::{DmaError, DmaSlice, DmaSpace};
 use crate::ring::{Aborted, Outcome, Pending, Ticket};
 use crate::spec::command::Command;
 use crate::spec::feature::FeatureId;
-use crate::spec::identify::{Cns, IdentifyCtrlr, IdentifyNs};
-use crate::spec::log::{CommandEffectsLog, ErrorLogEntry, FirmwareSlotLog, LogId, SmartLog};
+use crate::spec::identify::{
+    Cns, CommandSets, Csi, IdentifyCtrlr, IdentifyCtrlrNvm, IdentifyNs, IdentifyNsNvm, PrimaryCtrlrCaps,
+    SecondaryCtrlrList,
+};
+use crate::spec::log::{ChangedNsList, CommandEffectsLog, ErrorLogEntry, FirmwareSlotLog, LogId, SmartLog};
 use crate::spec::status::Status;
 use std::fmt;
 use std::future::Future;
@@ -115,6 +118,45 @@ pub fn effects_log() -> AdminCall<Box<CommandEffectsLog>> {
     })
 }
 
+/// The namespaces that have changed since this log was last read (NVMe Base 2.0, 5.16.1.5). The driver reads it itself after each event, so this is often
+/// empty; it is only looked at here.
+pub fn changed_namespaces() -> AdminCall<Box<ChangedNsList>> {
+    let command = Command::get_log_page(LogId::CHANGED_NS_LIST, u32::MAX, 4096, 0, true);
+    AdminCall::new(command, 4096, |_, data| read(data))
+}
+
+/// What the controller says about blocks of `nsid` that may not be readable (NVM Command Set 1.0, 4.1.2): `bytes` bytes of descriptors, a multiple of 4, for `blocks`
+/// blocks from `slba` on (0: all that follow).
+pub fn lba_status(nsid: u32, slba: u64, blocks: u16, bytes: usize) -> AdminCall<Vec<u8>> {
+    let command = Command::get_lba_status(nsid, slba, blocks, bytes, false);
+    AdminCall::new(command, bytes, |_, data| Some(data.to_vec()))
+}
+
+/// The limits of the NVM command set (NVM Command Set 1.0, 4.1.5.4; CNS 06h).
+pub fn identify_ctrlr_nvm() -> AdminCall<Box<IdentifyCtrlrNvm>> {
+    AdminCall::new(Command::identify_csi(Cns::CSI_CTRLR, Csi::NVM, 0), 4096, |_, data| read(data))
+}
+
+/// What the NVM command set adds to a namespace (NVM Command Set 1.0, 4.1.5.3; CNS 05h).
+pub fn identify_ns_nvm(nsid: u32) -> AdminCall<Box<IdentifyNsNvm>> {
+    AdminCall::new(Command::identify_csi(Cns::CSI_NS, Csi::NVM, nsid), 4096, |_, data| read(data))
+}
+
+/// The combinations of command sets (NVMe Base 2.0, 5.17.2, CNS 1Ch).
+pub fn command_sets() -> AdminCall<Box<CommandSets>> {
+    AdminCall::new(Command::identify(Cns::COMMAND_SETS, 0, u16::MAX), 4096, |_, data| read(data))
+}
+
+/// What this controller has to share out, as a primary one (NVMe Base 2.0, 5.17.2, CNS 14h).
+pub fn primary_ctrlr() -> AdminCall<Box<PrimaryCtrlrCaps>> {
+    AdminCall::new(Command::identify(Cns::PRIMARY_CTRLR, 0, 0), 4096, |_, data| read(data))
+}
+
+/// Its secondary controllers, from identifier `from` on (NVMe Base 2.0, 5.17.2, CNS 15h).
+pub fn secondary_ctrlrs(from: u16) -> AdminCall<Box<SecondaryCtrlrList>> {
+    AdminCall::new(Command::identify(Cns::SECONDARY_CTRLRS, 0, from), 4096, |_, data| read(data))
+}
+
 /// `bytes` bytes of any log page, from `offset` on, both multiples of 4.
 pub fn log_page(log: LogId, nsid: u32, bytes: usize, offset: u64) -> AdminCall<Vec<u8>> {
     AdminCall::new(Command::get_log_page(log, nsid, bytes, offset, true), bytes, |_, data| {
@@ -125,6 +167,17 @@ pub fn log_page(log: LogId, nsid: u32, bytes: usize, offset: u64) -> AdminCall<V
 /// The current value (dword 0) of a feature (NVMe Base 2.0, 5.27.1).
 pub fn get_feature(feature: FeatureId, nsid: u32) -> AdminCall<u32> {
     AdminCall::new(Command::get_features(feature, 0, nsid), 0, |dw0, _| Some(dw0))
+}
+
+/// A value (dword 0) of a feature other than the current one (NVMe Base 2.0, 5.15): `sel` is 1 for the default, 2 for the saved value, 3 for its
+/// [`crate::spec::feature::Capabilities`].
+pub fn get_feature_value(feature: FeatureId, sel: u8, nsid: u32) -> AdminCall<u32> {
+    AdminCall::new(Command::get_features(feature, sel, nsid), 0, |dw0, _| Some(dw0))
+}
+
+/// As [`set_feature`], and the value is kept over resets and power cycles, where the controller can.
+pub fn save_feature(feature: FeatureId, nsid: u32, value: u32) -> AdminCall<u32> {
+    AdminCall::new(Command::set_features(feature, true, nsid, value), 0, |dw0, _| Some(dw0))
 }
 
 /// Sets a feature to `value` (dword 11); the answer is dword 0. Not saved over a power cycle.

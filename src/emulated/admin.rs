@@ -51,6 +51,7 @@ impl Device {
             AdminOpcode::SET_FEATURES => self.set_features(command),
             AdminOpcode::FORMAT_NVM => self.format(command),
             AdminOpcode::NAMESPACE_ATTACHMENT => self.attach_namespace(command),
+            AdminOpcode::GET_LBA_STATUS => self.get_lba_status(command),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         };
         Some(reply)

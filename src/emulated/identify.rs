@@ -4,13 +4,14 @@
 use zerocopy::IntoBytes;
 
 use super::admin::{CNTLID, LBA_SHIFTS};
+use super::copy::{MAX_COPY_BLOCKS, MAX_SOURCE_BLOCKS, MAX_SOURCES_Z};
 use super::device::{Device, Reply};
 use super::features::WARNING_TEMPERATURE_K;
 use super::logs::{ERROR_ENTRIES, put_text};
 use super::namespace::Namespace;
 use super::prp::Cursor;
 use crate::spec::command::{BROADCAST_NSID, Command};
-use crate::spec::identify::{Cns, IdentifyCtrlr, IdentifyCtrlrNvm, IdentifyNs, LbaFormat};
+use crate::spec::identify::{Cns, IdentifyCtrlr, IdentifyCtrlrNvm, IdentifyNs, LbaFormat, PrimaryCtrlrCaps};
 use crate::spec::status::Status;
 
 /// Bytes of every data structure of Identify.
@@ -44,6 +45,12 @@ impl Device {
                 let index = self.allocated_namespace(command.nsid)?;
                 list_controllers(cntid, self.namespaces[index].attached, &mut page);
             }
+            // No virtual functions, and so no resources to share out.
+            Cns::PRIMARY_CTRLR => {
+                let caps = PrimaryCtrlrCaps { cntlid: CNTLID, ..PrimaryCtrlrCaps::default() };
+                page.copy_from_slice(caps.as_bytes());
+            }
+            Cns::SECONDARY_CTRLRS => {}
             // The same for one command set; there is but one.
             Cns::CSI_ACTIVE_NS_LIST if csi == CSI_NVM => {
                 self.list_namespaces(command.nsid, false, &mut page)?;
@@ -88,8 +95,8 @@ impl Device {
             oaes: 1 << 8,
             // An I/O controller.
             cntrltype: 1,
-            // Format NVM; namespace management, of which Namespace Attachment is the part that exists.
-            oacs: 1 << 1 | 1 << 3,
+            // Format NVM; namespace management, of which Namespace Attachment is the part that exists; Get LBA Status.
+            oacs: 1 << 1 | 1 << 3 | 1 << 9,
             acl: (config.aborts - 1) as u8,
             aerl: (config.async_events - 1) as u8,
             // One firmware slot, read-only.
@@ -103,8 +110,10 @@ impl Device {
             sqes: 0x66,
             cqes: 0x44,
             nn: config.nn,
-            // Compare, Dataset Management, Write Zeroes, save and select.
-            oncs: 1 | 1 << 2 | 1 << 3 | 1 << 4,
+            // Compare, Dataset Management, Write Zeroes, save and select, Verify, Copy.
+            oncs: 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 7 | 1 << 8,
+            // Copy's source ranges: format 0.
+            ocfs: 1,
             // A write cache; Flush takes the broadcast NSID.
             vwc: 1 | 0b11 << 1,
             ..IdentifyCtrlr::default()
@@ -125,6 +134,9 @@ impl Device {
             nlbaf: (with_metadata + LBA_SHIFTS.len() - 1) as u8,
             dlfeat: 1 | 1 << 3,
             noiob: self.config.noiob,
+            mssrl: MAX_SOURCE_BLOCKS,
+            mcl: MAX_COPY_BLOCKS,
+            msrc: MAX_SOURCES_Z,
             ..IdentifyNs::default()
         };
         id.lbaf[..with_metadata].fill(LbaFormat::new().with_lbads(LBA_SHIFTS[0]).with_ms(8));
@@ -231,7 +243,7 @@ fn first_version(cns: Cns) -> u32 {
         0x00 | 0x01 => 0x0001_0000,
         0x02 => 0x0001_0100,
         0x10..=0x13 => 0x0001_0200,
-        0x03 => 0x0001_0300,
+        0x03 | 0x14 | 0x15 => 0x0001_0300,
         _ => 0x0002_0000,
     }
 }

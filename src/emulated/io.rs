@@ -19,11 +19,11 @@ const DEALLOCATE: u32 = 1 << 2;
 
 /// The part of a namespace that a command is about.
 #[derive(Debug, Clone, Copy)]
-struct Extent {
+pub(super) struct Extent {
     /// Of `Device::namespaces`.
-    index: usize,
-    offset: u64,
-    len: u64,
+    pub(super) index: usize,
+    pub(super) offset: u64,
+    pub(super) len: u64,
 }
 
 /// A limit that is a power of two of the smallest memory page, in bytes; 0 is none.
@@ -43,13 +43,15 @@ impl Device {
             NvmOpcode::COMPARE => self.compare(command),
             NvmOpcode::WRITE_ZEROES => self.write_zeroes(command),
             NvmOpcode::DATASET_MANAGEMENT => self.dataset_management(command),
+            NvmOpcode::VERIFY => self.verify(command),
+            NvmOpcode::COPY => self.copy(command),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         }
     }
 
     /// The extent of dwords 10 to 12, inside the namespace.
     #[inline]
-    fn extent(&self, command: &Command) -> Result<Extent, Status> {
+    pub(super) fn extent(&self, command: &Command) -> Result<Extent, Status> {
         let index = self.active_namespace(command.nsid)?;
         if command.cdw12 & PROTECTION != 0 {
             return Err(Status::INVALID_FIELD.with_dnr());
@@ -111,7 +113,7 @@ impl Device {
 
     /// Makes a write survive at once when it has to: by its flag, or because the write cache is off.
     #[inline]
-    fn settle(&self, index: usize, force: bool) -> Reply {
+    pub(super) fn settle(&self, index: usize, force: bool) -> Reply {
         if self.namespaces[index].is_volatile() && (force || !self.features.is_write_cached()) {
             self.namespaces[index].flush()?;
         }

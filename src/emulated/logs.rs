@@ -221,15 +221,17 @@ fn effects_log() -> CommandEffectsLog {
         AdminOpcode::SET_FEATURES,
         AdminOpcode::GET_FEATURES,
         AdminOpcode::ASYNC_EVENT_REQUEST,
+        AdminOpcode::GET_LBA_STATUS,
     ] {
         log.acs[usize::from(opcode.0)] = SUPPORTED;
     }
     log.acs[usize::from(AdminOpcode::FORMAT_NVM.0)] = SUPPORTED | LBA_CONTENT | NAMESPACE_CAPABILITIES;
     log.acs[usize::from(AdminOpcode::NAMESPACE_ATTACHMENT.0)] = SUPPORTED | NAMESPACE_INVENTORY;
-    for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE] {
+    for opcode in [NvmOpcode::FLUSH, NvmOpcode::READ, NvmOpcode::COMPARE, NvmOpcode::VERIFY] {
         log.iocs[usize::from(opcode.0)] = SUPPORTED;
     }
-    for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT] {
+    for opcode in [NvmOpcode::WRITE, NvmOpcode::WRITE_ZEROES, NvmOpcode::DATASET_MANAGEMENT, NvmOpcode::COPY]
+    {
         log.iocs[usize::from(opcode.0)] = SUPPORTED | LBA_CONTENT;
     }
     log

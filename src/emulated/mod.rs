@@ -18,13 +18,14 @@
 //! # Map
 //! `config`, `address`: what a controller is made from. `transport`, `registers`, `iommu`, `violations`: shared with the driver.
 //! `device`, `control`, `serve`, `queues`, `prp`, `thread`: the machine. `admin`, `identify`, `features`, `logs`, `events`, `io`,
-//! `namespace`: the commands. `faults`: what goes wrong with them on purpose. Nothing here knows the driver's `queue` or `ctrlr`.
+//! `copy`, `namespace`: the commands. `faults`: what goes wrong with them on purpose. Nothing here knows the driver's `queue` or `ctrlr`.
 #![forbid(unsafe_code)]
 
 pub mod address;
 mod admin;
 mod config;
 mod control;
+mod copy;
 mod device;
 mod events;
 mod faults;

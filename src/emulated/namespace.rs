@@ -196,6 +196,42 @@ impl Namespace {
         Ok(true)
     }
 
+    /// Reads a range into `bytes`.
+    pub(super) fn load(&self, offset: u64, bytes: &mut [u8]) -> Result<(), Status> {
+        match &self.store {
+            Store::Ram(ram) => {
+                bytes.copy_from_slice(&ram[offset as usize..][..bytes.len()]);
+                Ok(())
+            }
+            Store::Image(file) => file.read_exact_at(bytes, offset).map_err(|e| read_error(&e)),
+        }
+    }
+
+    /// Writes `bytes` to a range.
+    pub(super) fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Status> {
+        match &mut self.store {
+            Store::Ram(ram) => {
+                ram[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+                Ok(())
+            }
+            Store::Image(file) => file.write_all_at(bytes, offset).map_err(|e| write_fault(&e)),
+        }
+    }
+
+    /// Reads a range for nothing but the errors.
+    pub(super) fn verify(&self, offset: u64, len: u64, scratch: &mut [u8]) -> Result<(), Status> {
+        if matches!(self.store, Store::Ram(_)) {
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < len {
+            let chunk = (scratch.len() as u64).min(len - done);
+            self.load(offset + done, &mut scratch[..chunk as usize])?;
+            done += chunk;
+        }
+        Ok(())
+    }
+
     /// Makes a range read as zeroes.
     pub(super) fn zero(&mut self, offset: u64, len: u64) -> Result<(), Status> {
         match &mut self.store {

@@ -5,7 +5,7 @@ use super::io::{SubmitError, SubmitReason};
 use super::qpair::QueuePair;
 use crate::ctrlr::Namespace;
 use crate::dma::DmaSlice;
-use crate::spec::command::{Command, DsmRange};
+use crate::spec::command::{Command, CopyRange, DsmRange};
 use zerocopy::IntoBytes;
 
 impl QueuePair {
@@ -84,6 +84,51 @@ impl QueuePair {
             return Err(SubmitError { reason: SubmitReason::Range, data: None });
         }
         self.submit(Command::write_zeroes(namespace.nsid, lba, blocks, deallocate), None, token)
+    }
+
+    /// Has the device read `blocks` (1 to 65,536) blocks for nothing but the errors.
+    pub fn verify(
+        &mut self,
+        namespace: &Namespace,
+        lba: u64,
+        blocks: u32,
+        token: u64,
+    ) -> Result<(), SubmitError> {
+        if !in_range(namespace, lba, blocks.into()) {
+            return Err(SubmitError { reason: SubmitReason::Range, data: None });
+        }
+        self.submit(Command::verify(namespace.nsid, lba, blocks), None, token)
+    }
+
+    /// Has the device copy `sources` (1 to 256; first block and number of blocks, 1 to 65,536) one after the other to block `lba` on. Identify Namespace's MSSRL, MCL and MSRC say how
+    /// much of that it takes at once.
+    pub fn copy(
+        &mut self,
+        namespace: &Namespace,
+        lba: u64,
+        sources: &[(u64, u32)],
+        token: u64,
+    ) -> Result<(), SubmitError> {
+        if sources.is_empty() || sources.len() > 256 {
+            let why = "1 to 256 ranges fit one command";
+            return Err(SubmitError { reason: SubmitReason::BadData { why }, data: None });
+        }
+        let is_inside = |(slba, blocks): &(u64, u32)| in_range(namespace, *slba, u64::from(*blocks));
+        let sum = sources.iter().map(|(_, blocks)| u64::from(*blocks)).sum();
+        let ends_inside = lba.checked_add(sum).is_some_and(|end| end <= namespace.size_blocks);
+        if !sources.iter().all(is_inside) || !ends_inside {
+            return Err(SubmitError { reason: SubmitReason::Range, data: None });
+        }
+        let buffer = self.allocate(sources.len() * size_of::<CopyRange>()).map_err(|_| SubmitError {
+            reason: SubmitReason::BadData { why: "there is no DMA memory for its list" },
+            data: None,
+        })?;
+        for (index, (slba, blocks)) in sources.iter().enumerate() {
+            let range = CopyRange { slba: *slba, nlb_z: (*blocks - 1) as u16, ..CopyRange::default() };
+            buffer.write_at(index * size_of::<CopyRange>(), range.as_bytes());
+        }
+        let command = Command::copy(namespace.nsid, lba, sources.len() as u32);
+        self.submit(command, Some(buffer.into()), token)
     }
 
     /// Says that the data of `ranges` (1 to 256; first block and number of blocks) are no longer needed.

@@ -384,6 +384,55 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Copy (NVM Command Set 1.0, 3.2.2) of 1 to 256 [`CopyRange`]s, which it transfers, to block `target` on.
+    pub const fn copy(nsid: u32, target: u64, ranges: u32) -> Self {
+        debug_assert!(ranges >= 1 && ranges <= 256, "Copy takes 1 to 256 ranges");
+        Self {
+            cdw10: target as u32,
+            cdw11: (target >> 32) as u32,
+            cdw12: ranges.wrapping_sub(1) & 0xff,
+            ..Self::nvm(NvmOpcode::COPY, nsid)
+        }
+    }
+
+    /// Get LBA Status (NVM Command Set 1.0, 4.1.2): `bytes` bytes, a multiple of 4, about `blocks` blocks from `slba` on (0: all that follow). With `scan` the
+    /// controller looks; otherwise it says what it knows.
+    pub const fn get_lba_status(nsid: u32, slba: u64, blocks: u16, bytes: usize, scan: bool) -> Self {
+        debug_assert!(bytes >= 4 && bytes.is_multiple_of(4), "LBA status is read in dwords");
+        let action = if scan { 0x10 } else { 0x11 };
+        Self {
+            cdw10: slba as u32,
+            cdw11: (slba >> 32) as u32,
+            cdw12: (bytes / 4).wrapping_sub(1) as u32,
+            cdw13: blocks as u32 | action << 24,
+            ..Self::admin(AdminOpcode::GET_LBA_STATUS, nsid)
+        }
+    }
+}
+
+/// A source range of Copy in format 0, 32 bytes (NVM Command Set 1.0, 3.2.2).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct CopyRange {
+    /// Reserved.
+    pub rsvd0: [u8; 8],
+    /// Starting LBA.
+    pub slba: u64,
+    /// Length in logical blocks, 0-based.
+    pub nlb_z: u16,
+    /// Reserved.
+    pub rsvd18: [u8; 6],
+    /// Expected initial reference tag.
+    pub eilbrt: u32,
+    /// Expected application tag.
+    pub elbat: u16,
+    /// Expected application tag mask.
+    pub elbatm: u16,
+}
+
+const _: () = assert!(size_of::<CopyRange>() == 32);
+
 /// A range of Dataset Management, 16 bytes (NVM Command Set 1.0, 3.2.3).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -38,11 +38,12 @@ fn the_controller_says_what_it_is_and_can() {
     assert_eq!(word(&page, 80), 0x0002_0000, "VER");
     assert_eq!(word(&page, 92), 1 << 8, "OAES");
     assert_eq!(page[111], 1, "CNTRLTYPE");
-    assert_eq!(page[256], 0b1010, "OACS");
+    assert_eq!((page[256], page[257]), (0b1010, 0b10), "OACS");
     assert_eq!((page[258], page[259]), (6, 2), "ACL, AERL");
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES, CQES");
     assert_eq!(word(&page, 516), 30, "NN");
-    assert_eq!(page[520], 0b1_1101, "ONCS");
+    assert_eq!((page[520], page[521]), (0b1001_1101, 1), "ONCS");
+    assert_eq!(page[534], 1, "OCFS");
     assert_eq!(page[525], 0b111, "VWC");
     assert!(page[768..].starts_with(b"nqn.2014-08."));
     assert_eq!(word(&page, 536), 0, "SGLS");

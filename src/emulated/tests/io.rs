@@ -2,8 +2,9 @@
 
 use super::{DATA_AT, Host, pattern, small};
 use crate::emulated::Config;
-use crate::spec::command::{AdminOpcode, Command};
+use crate::spec::command::{AdminOpcode, Command, CopyRange};
 use crate::spec::status::Status;
+use zerocopy::IntoBytes;
 
 /// A host with queue pair 1. Namespace 1 has 2048 blocks of 512 bytes, namespace 2 has 256 of 4096.
 fn host() -> Host {
@@ -101,7 +102,7 @@ fn transfers_are_limited_by_mdts() {
 fn wrong_opcodes_namespaces_and_fields_are_refused() {
     let mut host = host();
     let read = Command::read(1, 0, 1);
-    for opcode in [0x0c, 0x3f, 0x7f, 0x80, 0xff, AdminOpcode::IDENTIFY.0] {
+    for opcode in [0x04, 0x0d, 0x3f, 0x7f, 0x80, 0xff, AdminOpcode::IDENTIFY.0] {
         host.io_fails(Command { opcode, ..read }, Status::INVALID_OPCODE);
     }
     for nsid in [0, 257, u32::MAX - 1, u32::MAX] {
@@ -221,4 +222,64 @@ fn commands_without_data_have_limits_of_their_own() {
     host.io_ok(Command::dataset_management(1, 1, true));
     host.put_range(0, 0, 5);
     host.io_fails(Command::dataset_management(1, 1, true), Status::COMMAND_SIZE_LIMIT_EXCEEDED);
+}
+
+#[test]
+fn blocks_are_verified_up_to_the_end() {
+    let mut host = host();
+    host.io_ok(Command::verify(1, 2047, 1));
+    host.io_ok(Command::verify(2, 0, 256));
+    host.io_fails(Command::verify(1, 2047, 2), Status::LBA_OUT_OF_RANGE);
+    host.io_fails(Command::verify(3, 0, 1), Status::INVALID_FIELD);
+    assert!(host.violations().is_empty());
+}
+
+#[test]
+fn copy_gathers_ranges_within_its_limits() {
+    let mut host = host();
+    for lba in 0..4 {
+        host.put_data(&[lba as u8 + 1; 512]);
+        host.io_ok(Command::write(1, lba, 1));
+    }
+    let range = |host: &mut Host, index: usize, slba: u64, nlb_z: u16| {
+        let range = CopyRange { slba, nlb_z, ..CopyRange::default() };
+        host.block.write(DATA_AT + index * 32, range.as_bytes());
+    };
+    range(&mut host, 0, 3, 0);
+    range(&mut host, 1, 0, 1);
+    host.io_ok(Command::copy(1, 1, 2));
+    let first_bytes: Vec<u8> = (0..4).map(|lba| host.block_of_ns1(lba)[0]).collect();
+    assert_eq!(first_bytes, [1, 4, 1, 2], "the sources were read before the target was written");
+    range(&mut host, 0, 0, 128);
+    host.io_fails(Command::copy(1, 1000, 1), Status::COMMAND_SIZE_LIMIT_EXCEEDED);
+    range(&mut host, 0, 0, 127);
+    host.io_ok(Command::copy(1, 1000, 1));
+    range(&mut host, 1, 0, 0);
+    host.io_fails(Command::copy(1, 1000, 2), Status::COMMAND_SIZE_LIMIT_EXCEEDED);
+    host.io_fails(Command::copy(1, 1000, 129), Status::COMMAND_SIZE_LIMIT_EXCEEDED);
+    host.io_fails(Command::copy(1, 2047, 1), Status::LBA_OUT_OF_RANGE);
+    range(&mut host, 0, 2048, 0);
+    host.io_fails(Command::copy(1, 0, 1), Status::LBA_OUT_OF_RANGE);
+    let other_format = Command::copy(1, 0, 1);
+    host.io_fails(Command { cdw12: other_format.cdw12 | 1 << 8, ..other_format }, Status::INVALID_FIELD);
+    assert!(host.violations().is_empty());
+}
+
+#[test]
+fn all_blocks_are_well() {
+    let mut host = host();
+    let ask = |host: &mut Host, slba: u64, blocks: u16, scan: bool| {
+        let command = host.with_data(Command::get_lba_status(1, slba, blocks, 4096, scan));
+        host.status(0, command)
+    };
+    for scan in [false, true] {
+        host.put_data(&[0xff; 16]);
+        assert_eq!(ask(&mut host, 0, 0, scan), Status::SUCCESS);
+        assert_eq!(host.data(8), [0, 0, 0, 0, 1, 0, 0, 0], "no descriptors, and that is all");
+    }
+    assert_eq!(ask(&mut host, 2048, 0, true), Status::LBA_OUT_OF_RANGE.with_dnr());
+    assert_eq!(ask(&mut host, 2000, 49, true), Status::LBA_OUT_OF_RANGE.with_dnr());
+    let unknown = Command { cdw13: 0, ..Command::get_lba_status(1, 0, 0, 4096, true) };
+    let unknown = host.with_data(unknown);
+    assert_eq!(host.status(0, unknown), Status::INVALID_FIELD.with_dnr());
 }
