@@ -69,6 +69,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How long the drop of a controller that was not detached waits for a sender in the middle of a send.
+const LAST_SEND: Duration = Duration::from_secs(1);
+
 /// One attached controller. Clones are handles to the same one; any thread may use them.
 ///
 /// To be polled, it needs a [`crate::poller::Poller`]. Dropping the last handle without [`Ctrlr::detach`] stops the device at once, without a shutdown
@@ -180,13 +183,18 @@ impl<S: Scheme> Ctrlr<S> {
 }
 
 impl<S: Scheme> Drop for Shared<S> {
+    /// Nobody polls any more and nobody detaches: no more messages are taken, and those that were taken get their outcomes.
     fn drop(&mut self) {
-        self.settle();
+        self.hub.state.advance(CtrlrState::Detaching);
+        self.close_for_detach();
         if let Some(seated) = self.seat.take() {
             let Seated { core, receiver } = *seated;
             drop(receiver);
             core.abandon();
         }
+        // The reader has left; only a sender in the middle of a send can hold this up.
+        let mut pause = Pause::new(LAST_SEND);
+        while !self.settle() && pause.take() {}
     }
 }
 
