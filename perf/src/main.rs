@@ -17,6 +17,7 @@ mod list;
 mod numbers;
 mod perf;
 mod report;
+mod simulate;
 mod stress;
 mod transfer;
 
@@ -57,20 +58,24 @@ enum Subcommands {
     Compare(compare::CompareArgs),
     /// Storms: registers, sends, resets, detaches and attaches at once, and counts every message
     Stress(stress::StressArgs),
+    /// Simulates worlds from seeds: everything in a drawn order, with faults, and an oracle that knows what may be
+    Simulate(simulate::SimulateArgs),
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("SLIPRING_LOG")
-                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error")),
-        )
-        .init();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    // A simulated device fails on purpose, all the time.
+    let default = if matches!(cli.command, Subcommands::Simulate(_)) { "off" } else { "error" };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("SLIPRING_LOG")
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default)),
+        )
+        .init();
     let result = match &cli.command {
         Subcommands::List(args) => list::run(args),
         Subcommands::Bind(args) => bind::bind(args),
@@ -82,6 +87,7 @@ fn main() -> ExitCode {
         Subcommands::Cuse(args) => cuse::run(args),
         Subcommands::Compare(args) => compare::run(args),
         Subcommands::Stress(args) => stress::run(args),
+        Subcommands::Simulate(args) => simulate::run(args),
     };
     result.unwrap_or_else(|error| error.report())
 }

@@ -114,8 +114,6 @@ impl Registers {
 
     /// Every register reads as `value` from now on.
     pub(super) fn pretend(&self, value: u64) {
-        // Who reads nothing but this cannot be told to shut the device down.
-        self.set_shutdown_due(false);
         // Relaxed: a value of its own, ordered with nothing.
         self.pretence.store(value, Ordering::Relaxed);
     }
@@ -178,8 +176,8 @@ impl Registers {
     }
 
     pub(super) fn is_shutdown_due(&self) -> bool {
-        // Relaxed: as above.
-        self.shutdown_due.load(Ordering::Relaxed)
+        // Who reads nothing but a pretence cannot be told to shut the device down. Relaxed: as above.
+        self.shutdown_due.load(Ordering::Relaxed) && self.pretence.load(Ordering::Relaxed) == HONEST
     }
 
     /// Every later access finds the device gone.

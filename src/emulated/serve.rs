@@ -87,7 +87,9 @@ impl Device {
     /// Says once that nothing can be fetched.
     #[cold]
     pub(super) fn stall_without_bus_master(&mut self, rung: bool) -> usize {
-        if !std::mem::replace(&mut self.stalled_bus_master, true) {
+        // A device that is pulled out in the middle of a step is out of memory too, and nobody's fault.
+        let is_gone = self.transport.registers.control().is_closed();
+        if !is_gone && !std::mem::replace(&mut self.stalled_bus_master, true) {
             self.transport.violations.record(
                 "a doorbell was rung while bus mastering is off: the controller cannot fetch the command"
                     .into(),

@@ -124,6 +124,8 @@ impl Device {
         for (index, counted) in plan.iter_mut().enumerate() {
             if counted.fault.effect == effect && counted.hits() {
                 delay = NEVER;
+                // Whoever waits for that in vain has done what it could to shut the device down.
+                self.transport.registers.set_shutdown_due(false);
                 self.transport.count_fault(index);
             }
         }
