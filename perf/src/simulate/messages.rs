@@ -38,6 +38,8 @@ struct Letter {
     sent: Sent,
     /// How often its closure ran.
     runs: u32,
+    /// Address and length of its data.
+    data: Option<(u64, usize)>,
 }
 
 type Callbacks = Arc<Mutex<Vec<(u64, Outcome<Reply>)>>>;
@@ -97,6 +99,10 @@ impl Correspondence {
         }
         Ok(())
     }
+}
+
+fn address_of(data: Option<&DmaSlice>) -> Option<(u64, usize)> {
+    data.map(|data| (data.iova(), data.len()))
 }
 
 impl World {
@@ -192,7 +198,11 @@ impl World {
                 (Sent::Admin, Message::Admin { command, data: None })
             }
         };
-        self.correspondence.letters.insert(id, Letter { sent, runs: 0 });
+        let data = match &message {
+            Message::Io { data, .. } | Message::Admin { data, .. } => address_of(data.as_deref()),
+            _ => None,
+        };
+        self.correspondence.letters.insert(id, Letter { sent, runs: 0, data });
         Ok(Some((id, message)))
     }
 
@@ -334,25 +344,33 @@ impl World {
 
     fn answered(&mut self, id: u64, outcome: Outcome<Reply>) -> Result<(), String> {
         let letter = self.correspondence.letters.remove(&id);
-        let Letter { sent, runs } = letter.ok_or_else(|| format!("message {id} has a second outcome"))?;
+        let Letter { sent, runs, data: sent_data } =
+            letter.ok_or_else(|| format!("message {id} has a second outcome"))?;
         match outcome {
             Outcome::Completed(Reply::Called(value)) if sent == Sent::Call && runs == 1 && value == id => {
                 self.counts.completed += 1;
                 Ok(())
             }
             Outcome::Completed(Reply::Rescanned) if sent == Sent::Rescan => Ok(()),
-            Outcome::Completed(Reply::Refused(refusal)) => {
+            Outcome::Completed(Reply::Refused { why, data }) => {
                 let is_reasonable = sent == Sent::Forbidden || self.may_refuse();
-                if !is_reasonable {
-                    return Err(format!("message {id} was refused for no reason: {refusal}"));
+                if !is_reasonable || address_of(data.as_deref()) != sent_data {
+                    return Err(format!(
+                        "message {id} was refused for no reason, or without its data: {why}"
+                    ));
                 }
-                self.finish_io(id, Verdict::Aborted { may_have_executed: false }, None)
+                self.finish_io(id, Verdict::Aborted { may_have_executed: false }, data.map(|data| *data))
             }
             Outcome::Completed(Reply::Command { status, data, .. })
                 if matches!(sent, Sent::Io | Sent::Admin) =>
             {
                 if !status.is_success() && !self.may_refuse() {
                     return Err(format!("message {id} failed for no reason: {status}"));
+                }
+                if address_of(data.as_deref()) != sent_data {
+                    return Err(format!(
+                        "message {id} was sent with data {sent_data:?} and came back with {data:?}"
+                    ));
                 }
                 let verdict = if status.is_success() { Verdict::Success } else { Verdict::Refused(status) };
                 self.counts.completed += u64::from(status.is_success());
