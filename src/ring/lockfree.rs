@@ -4,7 +4,7 @@ use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
 use super::mpsc::{PushError, Ring};
 use super::published::{Publisher, Reader, published};
-use super::scheme::{Channel, NoGate, Receiver, Scheme, Sender};
+use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme, Sender};
 use crate::sync::{Arc, Protection, protected};
 use std::fmt;
 
@@ -33,6 +33,9 @@ pub struct LockFreeChannel<M> {
 pub struct LockFreeReceiver<M> {
     reader: Reader<Ring<M>>,
     attention: Arc<Attention>,
+    /// What was taken out and waits to run; empty between calls, never grows. Taken out together, messages are on their way together: run one by
+    /// one out of the ring, what each of them writes would hold up the reading of the next.
+    batch: Vec<M>,
 }
 
 /// A producer's end: it keeps its ring, which is never published again once it was closed.
@@ -50,7 +53,8 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         let (publisher, reader) = published();
         // While the reader is offline the bit is raised, so that its next poll takes the cold path, where it goes online.
         attention.raise(Attention::PUBLISHED);
-        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention) };
+        let batch = Vec::with_capacity(BATCH);
+        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention), batch };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
 
@@ -91,13 +95,18 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
-        match self.reader.current() {
+        let batch = &mut self.batch;
+        let taken = match self.reader.current() {
             // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
             // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
             // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
-            Some(ring) if ring.has_message() => unsafe { ring.consume(max, each) },
-            _ => 0,
-        }
+            Some(ring) if ring.has_message() => unsafe {
+                ring.consume(max.min(BATCH), |message| batch.push(message))
+            },
+            _ => return 0,
+        };
+        batch.drain(..).for_each(each);
+        taken
     }
 
     fn refresh(&mut self) {

@@ -64,9 +64,6 @@ mod sealed {
 }
 use sealed::Sealed;
 
-/// The size of a cache line on the machines that matter; pairs of them are prefetched together.
-const CACHE_LINE: usize = 64;
-
 /// Asks for the cache line at `address`, which may be any address at all, to be written soon.
 #[inline]
 fn prefetch_to_write(address: *const u8) {

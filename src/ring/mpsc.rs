@@ -26,7 +26,7 @@
 //!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
-use super::{CACHE_LINE, prefetch, prefetch_to_write};
+use super::{prefetch, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
@@ -265,13 +265,12 @@ impl<T> Ring<T> {
         self.prefetch_to_fill(tail + ahead as u64);
     }
 
+    /// The first line only: a slot's second one holds the commands of messages that have one, which are too few to ask for it each time, and
+    /// while nobody writes it, reading it costs nothing.
     #[inline]
     fn prefetch_to_fill(&self, position: u64) {
         let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
         prefetch_to_write(slot);
-        if size_of::<Slot<T>>() > CACHE_LINE {
-            prefetch_to_write(slot.wrapping_add(CACHE_LINE));
-        }
     }
 
     /// Appends `values` that keep the ring alive, many with one claim, for a caller without another reference to it. Those that are not accepted stay in the
@@ -365,9 +364,6 @@ impl<T> Ring<T> {
     fn prefetch_slot(&self, position: u64) {
         let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
         prefetch(slot);
-        if size_of::<Slot<T>>() > CACHE_LINE {
-            prefetch(slot.wrapping_add(CACHE_LINE));
-        }
     }
 
     /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not

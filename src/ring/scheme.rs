@@ -8,6 +8,9 @@ use super::mpsc::PushError;
 use crate::sync::Arc;
 use std::fmt;
 
+/// The most messages that a receiver takes out of the ring at a time: SPDK's number.
+pub(super) const BATCH: usize = 8;
+
 /// How a controller publishes its ring to the thread that polls it. Sealed: the schemes are this crate's.
 pub trait Scheme: fmt::Debug + Send + Sync + 'static + super::Sealed {
     /// The scheme's name in tables and JSON.

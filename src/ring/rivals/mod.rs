@@ -16,9 +16,6 @@ use super::generation::QuietRing;
 use super::mpsc::Ring;
 use std::sync::Arc;
 
-/// The most messages that a rival's receiver takes out under its lock at a time, as in SPDK.
-const BATCH: usize = 8;
-
 /// A ring that was taken out under its lock: nobody can reach it to consume it any more, so it is quiet at once.
 fn taken_under_the_lock<T>(ring: Arc<Ring<T>>) -> QuietRing<T> {
     // SAFETY: receivers of the rivals consume only under their lock and only a ring that they find in the protected pointer; the caller

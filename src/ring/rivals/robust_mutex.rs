@@ -4,9 +4,9 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::scheme::{Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
+use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
 use super::pthread::{RobustHeld, RobustLock};
-use super::{BATCH, taken_under_the_lock};
+use super::taken_under_the_lock;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Publication under the robust recursive mutex that every admin poll holds.

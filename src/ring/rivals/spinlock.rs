@@ -4,8 +4,8 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::scheme::{Channel, Gate, HeldOf, Receiver, Scheme, Sender};
-use super::{BATCH, taken_under_the_lock};
+use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
+use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
