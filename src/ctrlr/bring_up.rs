@@ -307,6 +307,7 @@ fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
     };
     core.admin.limit_transfer_bytes(max_transfer_bytes);
     core.events.set_limit(identity.aerl);
+    core.recovery.set_limit(identity.acl);
     core.hub.publish_limits(Limits {
         page_bytes: page_bytes(cap)?,
         max_transfer_bytes,

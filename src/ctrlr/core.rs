@@ -8,14 +8,14 @@ use super::bring_up::{BringUp, EXTERNAL_QID};
 use super::events::Events;
 use super::hub::{Hub, attention};
 use super::message::{Envelope, Message, Refusal, Reply, Responder};
-use super::namespace::Namespace;
 use super::options::{ControllerEvent, EventAnswer};
 use super::passthru;
 use super::qpair_slot::QpairSlot;
+use super::recovery::Recovery;
 use super::rescan::Rescan;
-use super::state::{CtrlrState, Failure};
-use super::statistics::CtrlrStatistics;
-use super::takedown::{Takedown, Why};
+use super::state::Failure;
+use super::takedown::Takedown;
+use super::turn::Turn;
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
@@ -51,6 +51,7 @@ pub(super) enum Purpose {
     Rescan,
     Event,
     EventLog,
+    Abort,
     CreateCq(u16),
     CreateSq(u16),
     DeleteSq(u16),
@@ -64,11 +65,11 @@ impl Purpose {
 }
 
 /// A message on its way to a queue, or held until there is room in it and no reset is in progress.
-struct Held {
+pub(super) struct Held {
     is_admin: bool,
     command: Command,
     data: Option<DmaSlice>,
-    responder: Responder,
+    pub(super) responder: Responder,
 }
 
 /// What is in progress. Anything but running keeps `BUSY` raised, so that each poll drives it on.
@@ -88,7 +89,7 @@ pub(crate) struct Core {
     pub(super) external: Option<Pair<Responder>>,
     pub(super) phase: Phase,
     /// Messages that wait for room in their queue, or for the end of a reset; while there are any, none is taken from the ring.
-    held: VecDeque<Held>,
+    pub(super) held: VecDeque<Held>,
     /// Completions of the driver's own commands, between the queue and their handling. Empty between polls.
     finished: Vec<(Purpose, Completion, Option<DmaSlice>)>,
     /// Outcomes of closures and commands, between their end and that of the poll.
@@ -97,14 +98,19 @@ pub(crate) struct Core {
     pub(super) rescan: Option<Rescan>,
     /// Who waits for the next rescan to end.
     pub(super) rescan_waiters: Vec<Responder>,
+    /// Who waits for the next reset to end.
+    pub(super) reset_waiters: Vec<Responder>,
+    /// The reset in progress aborts what is queued.
+    pub(super) aborts_queued: bool,
     /// Who waits for a queue pair to be connected.
     pub(super) connect_waiters: Vec<(Arc<QpairSlot>, Responder)>,
     /// Commands that create or delete queues and have not been answered yet.
     pub(super) queue_commands: u32,
+    pub(super) recovery: Recovery,
     /// For Identify data; `None` while a command has it.
     pub(super) scratch: Option<DmaBuffer>,
     /// When to look at the controller's health next.
-    watch_at: Instant,
+    pub(super) watch_at: Instant,
     /// When to look at what is timed at all: the earlier of the watch and the next note that the poller has polled.
     due_at: Instant,
 }
@@ -121,6 +127,7 @@ impl Core {
         Self {
             watch_at: now + hub.options.watch_period,
             due_at: now,
+            recovery: Recovery::new(&hub.options.timeouts, now),
             hub,
             admin,
             external: None,
@@ -131,6 +138,8 @@ impl Core {
             events,
             rescan: None,
             rescan_waiters: Vec::new(),
+            reset_waiters: Vec::new(),
+            aborts_queued: false,
             connect_waiters: Vec::new(),
             queue_commands: 0,
             scratch: Some(scratch),
@@ -139,6 +148,18 @@ impl Core {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
+    }
+
+    /// Whether messages are aborted now, by the choice of who asked for the reset that is in progress.
+    pub(crate) fn aborts_messages(&self) -> bool {
+        self.aborts_queued && !self.takes_messages()
+    }
+
+    /// Aborts a message that was not executed, because of a reset.
+    pub(crate) fn abort_by_reset(&mut self, envelope: Envelope) {
+        let aborted = Aborted::unexecuted(AbortReason::Reset);
+        self.outbox.deliver(envelope.responder, Outcome::Aborted(aborted));
+        self.outbox.expects_sleepers();
     }
 
     /// How many messages may be taken from the ring now.
@@ -189,6 +210,10 @@ impl Core {
             Message::Rescan => {
                 self.rescan_waiters.push(responder);
                 self.start_rescan();
+            }
+            Message::Reset => {
+                self.reset_waiters.push(responder);
+                self.hub.attention.raise(attention::RESET);
             }
             Message::Connect(request) => {
                 self.connect_waiters.push((request.0, responder));
@@ -280,7 +305,7 @@ impl Core {
     }
 
     /// Submits what was held, first come, first served, as far as there is room.
-    fn submit_held(&mut self) {
+    pub(super) fn submit_held(&mut self) {
         while let Some(message) = self.held.pop_front() {
             if let Some(message) = self.try_start(message) {
                 self.held.push_front(message);
@@ -411,6 +436,7 @@ impl Core {
             Purpose::Rescan => self.rescan_answered(completion, data),
             Purpose::Event => self.event_reported(completion),
             Purpose::EventLog => self.event_log_read(completion, data),
+            Purpose::Abort => self.abort_answered(completion),
             Purpose::CreateCq(_) | Purpose::CreateSq(_) | Purpose::DeleteSq(_) | Purpose::DeleteCq(_) => {
                 self.queue_commands = self.queue_commands.saturating_sub(1);
                 self.queue_command_answered(purpose, completion.status());
@@ -428,13 +454,14 @@ impl Core {
     #[cold]
     pub(crate) fn look_at_time(&mut self, now: Instant) -> bool {
         self.hub.reader.polled(now.saturating_duration_since(self.hub.epoch));
+        self.look_for_late(now);
         self.due_at = self.watch_at.min(now + NOTE_PERIOD);
         now >= self.watch_at && self.watch(now)
     }
 
-    /// How long until the next look at the controller's health.
+    /// How long until the next look at the controller's health, or for late commands.
     pub(crate) fn due_in(&self, now: Instant) -> Duration {
-        self.watch_at.saturating_duration_since(now)
+        self.watch_at.min(self.recovery.look_at()).saturating_duration_since(now)
     }
 
     /// Looks whether the controller is still there and well. True when the system wants the device back and nobody objects.
@@ -443,9 +470,16 @@ impl Core {
         if !matches!(self.phase, Phase::Running) {
             return false;
         }
-        if let Err(failure) = super::registers::check_running(&*self.hub.transport) {
-            self.hub.fail(failure);
-            return false;
+        match super::registers::check_running(&*self.hub.transport) {
+            Ok(()) => {}
+            Err(failure @ Failure::Fatal { .. }) => {
+                self.recover(failure, now);
+                return false;
+            }
+            Err(failure) => {
+                self.hub.fail(failure);
+                return false;
+            }
         }
         self.hub.transport.take_events().remove_requested
             && self.hub.options.tell(&ControllerEvent::RemoveRequested) == EventAnswer::Proceed
@@ -456,214 +490,6 @@ impl Core {
     fn protocol_error(&mut self, error: &QueueError) {
         self.deliver_outcomes();
         self.hub.fail(Failure::Protocol(error.to_string()));
-    }
-
-    /// The cold path of a poll: what was raised, and the next step of what is in progress. Never waits.
-    #[cold]
-    pub(crate) fn attend(&mut self, now: Instant) {
-        let hub = Arc::clone(&self.hub);
-        let bits = hub.attention.look();
-        if bits & attention::FAIL != 0 {
-            hub.attention.lower(attention::FAIL);
-            self.take_down(Why::Failure, now);
-        }
-        if bits & attention::RESET != 0 && matches!(self.phase, Phase::Running | Phase::Stopped) {
-            hub.attention.lower(attention::RESET);
-            if hub.state.advance(CtrlrState::Resetting) {
-                self.take_down(Why::Reset, now);
-            }
-        }
-        if bits & attention::QPAIR != 0 {
-            hub.attention.lower(attention::QPAIR);
-            self.serve_slots();
-        }
-        self.advance(now);
-        // What was held for the queue pairs' sake has nothing in flight to wait for.
-        self.submit_held();
-        self.commit();
-    }
-
-    pub(super) fn take_down(&mut self, why: Why, now: Instant) {
-        self.hub.attention.raise(attention::BUSY);
-        let takedown = Takedown::start(self, why, now);
-        self.phase = Phase::TakingDown(takedown);
-    }
-
-    /// Drives what is in progress one step on. True when nothing is (any more).
-    pub(super) fn advance(&mut self, now: Instant) -> bool {
-        match std::mem::replace(&mut self.phase, Phase::Running) {
-            Phase::Running => return true,
-            Phase::Stopped => {
-                self.phase = Phase::Stopped;
-                return true;
-            }
-            Phase::TakingDown(mut takedown) => match takedown.step(self, now) {
-                None => self.phase = Phase::TakingDown(takedown),
-                Some(stopped) => self.taken_down(takedown.why(), &stopped, now),
-            },
-            Phase::BringingUp(mut bring_up) => match bring_up.step(self, now) {
-                Ok(false) => self.phase = Phase::BringingUp(bring_up),
-                Ok(true) => self.brought_up(now),
-                Err(failure) => {
-                    self.phase = Phase::BringingUp(bring_up);
-                    self.hub.count_reset();
-                    self.hub.fail(failure);
-                }
-            },
-        }
-        self.commit();
-        matches!(self.phase, Phase::Running | Phase::Stopped)
-    }
-
-    fn taken_down(&mut self, why: Why, stopped: &Result<(), Failure>, now: Instant) {
-        match (why, stopped) {
-            (Why::Reset, Ok(())) => {
-                self.device_stopped(AbortReason::Reset);
-                self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
-            }
-            (Why::Reset, Err(failure)) => {
-                // It would not stop: it cannot be trusted with memory. The take-down for the failure takes that away; it begins now, so that no
-                // message of this poll is submitted to a device that is half stopped.
-                self.hub.count_reset();
-                self.hub.fail(failure.clone());
-                self.hub.attention.lower(attention::FAIL);
-                self.take_down(Why::Failure, now);
-            }
-            (Why::Failure | Why::Detach, _) => {
-                let reason = if why == Why::Detach { AbortReason::Detached } else { self.stop_reason() };
-                self.phase = Phase::Stopped;
-                self.device_stopped(reason);
-                // `BUSY` stays raised: each further poll says that the controller failed.
-                if why == Why::Failure {
-                    self.give_up_device();
-                }
-            }
-        }
-        self.hub.waiters.bell().ring();
-    }
-
-    /// A device that failed and has stopped is given back to the system without waiting for a detach: a removal may be waiting for that.
-    fn give_up_device(&mut self) {
-        if self.hub.state.get() == CtrlrState::Attaching {
-            // The attach that failed does it, at once.
-            return;
-        }
-        if let Some(failure) = self.hub.state.failure() {
-            self.hub.options.tell(&ControllerEvent::Failed(failure.clone()));
-        }
-        let hub = Arc::clone(&self.hub);
-        let thread = std::thread::Builder::new().name("slipring-give-up".into());
-        // On a thread of its own: the system may take its time to let go, and the poller waits for nobody. Without a thread to be had,
-        // detach does it.
-        let spawned = thread.spawn(move || {
-            if let Err(error) = hub.dma.unmap_all() {
-                tracing::error!(%error, "DMA memory of a failed controller could not be unmapped");
-            }
-            hub.transport.close();
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to give a failed device up; detach will");
-        }
-    }
-
-    fn brought_up(&mut self, now: Instant) {
-        self.phase = Phase::Running;
-        self.watch_at = now + self.hub.options.watch_period;
-        self.hub.attention.lower(attention::BUSY);
-        if self.hub.state.get() == CtrlrState::Resetting {
-            self.hub.state.advance(CtrlrState::Live);
-            self.hub.count_reset();
-        }
-        self.arm_events();
-        self.serve_slots();
-        self.submit_held();
-        self.hub.waiters.bell().ring();
-    }
-
-    /// Why messages are aborted once the device has stopped for good.
-    fn stop_reason(&self) -> AbortReason {
-        match (self.hub.state.get(), self.hub.state.failure()) {
-            (CtrlrState::Detaching | CtrlrState::Detached, _) => AbortReason::Detached,
-            (_, Some(Failure::Removed { .. })) => AbortReason::Removed,
-            _ => AbortReason::Failed,
-        }
-    }
-
-    /// The device can write to no memory any more: everything in flight gets its outcome.
-    fn device_stopped(&mut self, reason: AbortReason) {
-        let aborted = Outcome::Aborted(Aborted::maybe_executed(reason));
-        let (scratch, events) = (&mut self.scratch, &mut self.events);
-        self.admin.abort_all(|owner, data| match owner {
-            Owner::Message(responder) => responder.deliver(copy_of(&aborted)),
-            Owner::Driver(Purpose::EventLog) => {
-                data.map(DmaSlice::into_buffer).into_iter().for_each(|buffer| events.put_back(buffer));
-            }
-            Owner::Driver(_) => *scratch = scratch.take().or(data.map(DmaSlice::into_buffer)),
-        });
-        self.admin.reset();
-        if let Some(mut external) = self.external.take() {
-            external.abort_all(|responder, _| responder.deliver(copy_of(&aborted)));
-            external.reset();
-            self.external = Some(external);
-        }
-        self.queue_commands = 0;
-        self.events.forget();
-        self.rescan = None;
-        if matches!(self.phase, Phase::Stopped) {
-            let unexecuted = Aborted::unexecuted(reason);
-            for held in self.held.drain(..) {
-                held.responder.deliver(Outcome::Aborted(unexecuted));
-            }
-            for responder in self.rescan_waiters.drain(..) {
-                responder.deliver(Outcome::Aborted(unexecuted));
-            }
-            for (_, responder) in self.connect_waiters.drain(..) {
-                responder.deliver(Outcome::Aborted(unexecuted));
-            }
-        }
-        self.stop_slots(matches!(self.phase, Phase::Stopped));
-    }
-}
-
-impl Core {
-    /// The end of a core whose device has stopped: its memory is unmapped, the transport closed.
-    pub(super) fn release(self) {
-        debug_assert!(matches!(self.phase, Phase::Stopped), "memory is given up once the device has stopped");
-        let hub = Arc::clone(&self.hub);
-        drop(self);
-        if let Err(error) = hub.dma.unmap_all() {
-            tracing::error!(%error, "DMA memory could not be unmapped; it stays allocated");
-        }
-        hub.transport.close();
-        hub.sweep();
-    }
-
-    /// The end of a core that nobody detaches: stops the device without a goodbye and without a wait, by taking its right to memory.
-    pub(super) fn abandon(mut self) {
-        if !matches!(self.phase, Phase::Stopped) {
-            let transport = &*self.hub.transport;
-            let cc = super::registers::read_cc(transport);
-            super::registers::write_cc(transport, cc.with_en(false));
-            if let Err(error) = transport.set_bus_master(false) {
-                tracing::error!(%error, "bus mastering could not be switched off");
-            }
-            self.hub.state.advance(CtrlrState::Detaching);
-            self.phase = Phase::Stopped;
-            self.device_stopped(AbortReason::Detached);
-        }
-        let hub = Arc::clone(&self.hub);
-        self.release();
-        hub.state.advance(CtrlrState::Detaching);
-        hub.state.advance(CtrlrState::Detached);
-        hub.waiters.bell().ring();
-    }
-}
-
-/// An abort, which carries no answer and so can be delivered many times.
-fn copy_of(outcome: &Outcome<Reply>) -> Outcome<Reply> {
-    match outcome {
-        Outcome::Aborted(aborted) => Outcome::Aborted(*aborted),
-        Outcome::Completed(_) => unreachable!("only aborts are copied"),
     }
 }
 
@@ -680,40 +506,6 @@ fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> 
     }
     let result = u64::from(completion.dw0) | u64::from(completion.dw1) << 32;
     Outcome::Completed(Reply::Command { status, result, data: data.map(Box::new) })
-}
-
-/// The polling thread's turn: what a [`Message::Call`] gets to work with. It must not wait for anything.
-pub struct Turn<'a> {
-    core: &'a mut Core,
-}
-
-impl Turn<'_> {
-    /// What the controller is doing.
-    pub fn state(&self) -> CtrlrState {
-        self.core.hub.state.get()
-    }
-
-    /// The namespaces as last read.
-    pub fn namespaces(&self) -> Arc<Vec<Namespace>> {
-        self.core.hub.namespaces.load_full()
-    }
-
-    /// The controller's counters.
-    pub fn statistics(&self) -> CtrlrStatistics {
-        self.core.hub.read_statistics()
-    }
-
-    /// Executes another message; `callback` gets its outcome on this thread, now or in a later poll.
-    pub fn send(&mut self, message: Message, callback: impl FnOnce(Outcome<Reply>) + Send + 'static) {
-        let responder = Responder::to_callback(Box::new(callback));
-        self.core.execute(Envelope { message, responder });
-    }
-}
-
-impl fmt::Debug for Turn<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turn").field("state", &self.state()).finish_non_exhaustive()
-    }
 }
 
 impl fmt::Debug for Core {

@@ -5,6 +5,7 @@ use super::interrupts::Interrupts;
 use super::namespace::Namespace;
 use super::options::CtrlrOptions;
 use super::qpair_slot::QpairSlot;
+use super::recovery::Plea;
 use super::state::{CtrlrState, Failure, StateCell};
 use super::statistics::Statistics;
 use crate::dma::DmaSpace;
@@ -16,7 +17,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use crossbeam_queue::SegQueue;
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -34,6 +35,8 @@ pub(crate) mod attention {
     pub(crate) const FAIL: u32 = Attention::FIRST_FREE << 3;
     /// A reset or a stop is in progress. Raised and lowered by the poller.
     pub(crate) const BUSY: u32 = Attention::FIRST_FREE << 4;
+    /// A queue pair's owner asks for something. Raised by owners, lowered by the poller.
+    pub(crate) const PLEA: u32 = Attention::FIRST_FREE << 5;
 }
 
 /// What the controller says of itself; fixed between two bring-ups.
@@ -86,6 +89,12 @@ pub(crate) struct Hub {
     pub(crate) resets: AtomicU32,
     /// What times are counted from.
     pub(crate) epoch: Instant,
+    /// Milliseconds since then, as of the last tap on the queue pairs' slots; wraps. Written by whoever owns the core.
+    pub(crate) clock_ms: AtomicU32,
+    /// What queue pairs' owners ask of whoever owns the core; announced by [`attention::PLEA`].
+    pub(crate) pleas: SegQueue<Plea>,
+    /// Whether the reset that was asked for aborts what is queued. Written by who asks, taken by the poller.
+    pub(crate) aborts_queued: AtomicBool,
 }
 
 impl Hub {
@@ -108,6 +117,9 @@ impl Hub {
             statistics: Statistics::default(),
             resets: AtomicU32::new(0),
             epoch: Instant::now(),
+            clock_ms: AtomicU32::new(0),
+            pleas: SegQueue::new(),
+            aborts_queued: AtomicBool::new(false),
         }
     }
 
@@ -138,6 +150,12 @@ impl Hub {
         if self.state.fail(failure) {
             self.attention.raise(attention::FAIL);
         }
+    }
+
+    /// For owners of queue pairs: has the poller do something.
+    pub(crate) fn plead(&self, plea: Plea) {
+        self.pleas.push(plea);
+        self.attention.raise(attention::PLEA);
     }
 
     pub(crate) fn publish_namespaces(&self, namespaces: Vec<Namespace>) {

@@ -1,8 +1,8 @@
 //! What other threads may ask of a polled controller, and what they are answered.
 #![forbid(unsafe_code)]
 
-use super::core::Turn;
 use super::qpair_slot::QpairSlot;
+use super::turn::Turn;
 use crate::dma::DmaSlice;
 use crate::ring::{self, MailboxId};
 use crate::spec::command::Command;
@@ -32,6 +32,8 @@ pub enum Message {
     },
     /// Reads the list of namespaces and their sizes anew.
     Rescan,
+    /// Resets the controller; answered when that is over.
+    Reset,
     /// Creates the queues of a queue pair; made by [`crate::poller::QueuePair::create`].
     Connect(ConnectRequest),
     /// Aborts a message that was sent before to a mailbox ([`crate::ring::Mailbox::id`]) under this token, and is still under way. Its own outcome says
@@ -74,6 +76,8 @@ pub enum Reply {
     },
     /// The namespaces were read anew.
     Rescanned,
+    /// The controller was reset.
+    WasReset,
     /// The queue pair is connected.
     Connected,
     /// What the closure returned.
@@ -136,6 +140,7 @@ impl fmt::Debug for Message {
             Self::Admin { command, .. } => f.debug_tuple("Admin").field(command).finish(),
             Self::Io { command, .. } => f.debug_tuple("Io").field(command).finish(),
             Self::Rescan => f.write_str("Rescan"),
+            Self::Reset => f.write_str("Reset"),
             Self::Connect(request) => request.fmt(f),
             Self::Abort { token, .. } => f.debug_tuple("Abort").field(token).finish(),
             Self::Call(_) => f.write_str("Call"),

@@ -5,7 +5,9 @@
 //! | [`state`], [`seat`], [`qpair_slot`] | the state machines: controller, poller's seat, queue pair hand-over |
 //! | [`message`], [`producer`], [`admin`] | what other threads ask, and how |
 //! | [`control`] | registration and the rings on their way out |
-//! | [`core`] | what one thread at a time may touch, and executes messages |
+//! | [`core`], [`turn`] | what one thread at a time may touch, and executes messages |
+//! | [`phases`] | what the core is in the middle of, and how it gets on |
+//! | [`recovery`], [`watchdog`] | commands that take too long, and controllers that break |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
 //! | [`interrupts`] | waiting instead of spinning |
 //! | [`attach`], [`detach`] | beginning and end |
@@ -27,8 +29,10 @@ mod message;
 mod namespace;
 mod options;
 mod passthru;
+mod phases;
 mod producer;
 mod qpair_slot;
+mod recovery;
 mod registers;
 mod rescan;
 mod reset;
@@ -38,28 +42,32 @@ mod statistics;
 mod takedown;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod watchdog;
 
 pub use admin::{AdminCall, CallError, PendingCall};
 pub use attach::{Attach, AttachError};
 pub use control::{RegisterError, UnregisterError};
-pub use core::Turn;
 pub use detach::{Detach, DetachError, WaitsFor};
 pub use hub::Limits;
 pub use message::{Call, ConnectRequest, Message, Refusal, Reply};
 pub use namespace::{Namespace, Unsupported};
-pub use options::{ControllerEvent, CtrlrOptions, EventAnswer, OnEvent};
+pub use options::{ControllerEvent, CtrlrOptions, EventAnswer, OnEvent, TimeoutAction, Timeouts};
 pub use producer::{Producer, SendError, SendErrorReason};
-pub use reset::{Reset, ResetError};
+pub use reset::{Queued, Reset, ResetError};
 pub use seat::Stalled;
 pub use state::{CtrlrState, Failure};
 pub use statistics::CtrlrStatistics;
+pub use turn::Turn;
 
 pub(crate) use bring_up::io_pair;
 pub(crate) use control::{Pause, Shared};
 pub(crate) use hub::{Hub, attention};
 pub(crate) use message::{Envelope, Responder};
 pub(crate) use qpair_slot::{QpairSlot, QueueMemory, SlotState};
+pub(crate) use recovery::{Plea, verdict};
 pub(crate) use seat::Seated;
+pub(crate) use watchdog::Watchdog;
 
 use crate::dma::{DmaBuffer, DmaError};
 use crate::ring::{LockFree, Scheme};
@@ -126,9 +134,14 @@ impl<S: Scheme> Ctrlr<S> {
 
     /// Asks for a controller reset, which the poller drives. Any thread may call it; what is returned waits for the end.
     ///
-    /// Messages in flight are aborted, those in the ring wait. Queue pairs get their requests back once the device has stopped, and reconnect.
+    /// Messages in flight are aborted, those in the ring wait (see [`Ctrlr::reset_with`]). Queue pairs get their requests back once the device has stopped, and reconnect.
     pub fn reset(&self) -> Result<Reset, ResetError> {
-        Reset::ask(&self.0.hub)
+        Reset::ask(&self.0.hub, Queued::Wait)
+    }
+
+    /// As [`Ctrlr::reset`], with a choice of what becomes of messages that are queued meanwhile.
+    pub fn reset_with(&self, queued: Queued) -> Result<Reset, ResetError> {
+        Reset::ask(&self.0.hub, queued)
     }
 
     /// What the controller is doing.

@@ -4,6 +4,7 @@
 use super::state::Failure;
 use crate::dma::DmaOptions;
 use crate::ring::inside::{InsidePoll, contain_panic};
+use crate::spec::command::AdminOpcode;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,88 @@ use std::time::Duration;
 pub enum ControllerEvent {
     /// The system wants the device back (an orderly unplug, `unbind`, sysfs `remove`), and waits until it is given up. Repeated while it waits.
     RemoveRequested,
+    /// A command takes too long; what [`Timeouts::action`] says follows, unless the handler objects: then it is left alone, and told again after the same
+    /// time. Of a queue pair's command, its owner's thread is told, while it polls.
+    TimedOut {
+        /// The queue: 0 is the admin queue, 1 that of messages.
+        qid: u16,
+        /// The command's identifier.
+        cid: u16,
+        /// Its opcode.
+        opcode: u8,
+        /// How long it has been outstanding, at least.
+        waited: Duration,
+    },
+    /// The driver begins a reset by itself, for this reason. If the handler objects, the controller fails instead.
+    Recovering(Failure),
     /// The controller failed, or is gone. Its device is stopped and its descriptor closed without anybody's doing; only detaching is left.
     Failed(Failure),
+}
+
+/// How long commands may take, and what follows when one takes longer. Times are counted while the queue pair is polled, in milliseconds, up to an
+/// hour; longer ones are never over. A command is found late by up to an eighth of the shortest of them, or a second, and never too early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// I/O commands, of queue pairs and of messages.
+    pub io: Duration,
+    /// Admin commands of messages.
+    pub admin: Duration,
+    /// Those admin commands that take minutes: format, sanitize, self-test, firmware, namespace management.
+    pub slow_admin: Duration,
+    /// An Abort, and what it was to abort; past it the controller is reset.
+    pub abort: Duration,
+    /// What is done about a command that takes too long.
+    pub action: TimeoutAction,
+    /// How many resets the driver begins by itself (for a command that could not be aborted, one of its own that is stuck, a fatal status) within a minute;
+    /// one more such reason, and the controller has failed.
+    pub resets_per_minute: u32,
+}
+
+/// What is done about a command that takes too long, if the embedder does not object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeoutAction {
+    /// The embedder is told, each time that the command's time is over, and nothing else.
+    Report,
+    /// It is aborted; if that does not help, the controller is reset.
+    #[default]
+    Abort,
+    /// The controller is reset.
+    Reset,
+}
+
+impl Default for Timeouts {
+    /// 30 s for I/O, 60 s for an admin command, 15 minutes for a slow one, 5 s for an Abort; late commands are aborted; three resets a minute.
+    fn default() -> Self {
+        Self {
+            io: Duration::from_secs(30),
+            admin: Duration::from_secs(60),
+            slow_admin: Duration::from_secs(15 * 60),
+            abort: Duration::from_secs(5),
+            action: TimeoutAction::default(),
+            resets_per_minute: 3,
+        }
+    }
+}
+
+impl Timeouts {
+    /// How often to look.
+    pub(crate) fn period(&self) -> Duration {
+        let shortest = self.io.min(self.admin).min(self.slow_admin).min(self.abort);
+        (shortest / 8).clamp(Duration::from_millis(1), Duration::from_secs(1))
+    }
+
+    /// How long an admin command of a message may take.
+    pub(crate) fn of_admin(&self, opcode: u8) -> Duration {
+        match AdminOpcode(opcode) {
+            AdminOpcode::FORMAT_NVM
+            | AdminOpcode::SANITIZE
+            | AdminOpcode::DEVICE_SELF_TEST
+            | AdminOpcode::FIRMWARE_COMMIT
+            | AdminOpcode::FIRMWARE_IMAGE_DOWNLOAD
+            | AdminOpcode::NAMESPACE_MANAGEMENT => self.slow_admin,
+            _ => self.admin,
+        }
+    }
 }
 
 /// What follows an event.
@@ -66,6 +147,8 @@ pub struct CtrlrOptions {
     /// Whether to connect the controller's interrupts, so that [`crate::poller::Poller::wait`] and [`crate::poller::QueuePair::wait`] can sleep. Polling goes on as
     /// before; a sender pays a fence a message. Refused where the device has none.
     pub interrupts: bool,
+    /// How long commands may take, and what follows.
+    pub timeouts: Timeouts,
     /// Told what happens to the controller, on the polling thread, where it must not wait; its answer decides what follows. Without one, a
     /// controller that is asked back is detached.
     pub on_event: Option<OnEvent>,
@@ -88,6 +171,7 @@ impl Default for CtrlrOptions {
             admin_timeout: Duration::from_secs(30),
             watch_period: Duration::from_millis(100),
             interrupts: false,
+            timeouts: Timeouts::default(),
             on_event: None,
             removal_timeout: Duration::from_secs(10),
             dma: DmaOptions::default(),

@@ -10,6 +10,9 @@
 //!  Connected ─owner dropped─▶ Released ─ctrlr─▶ Deleting ─ctrlr─▶ Free                      └─ctrlr (detached)─▶ Gone
 //!  Creating ─owner dropped─▶ Abandoned ─ctrlr─▶ Released, or Free when the device refused
 //! ```
+//! While it is Connected, the controller taps on the slot now and then (a bit beside the state): the owner's next poll takes the cold path, looks for
+//! commands that take too long, and takes the bit away. So no poll has to ask what time it is.
+//!
 //! *Stopped* and *Gone* say that the device cannot write to the queues' memory and buffers any more: only then the owner takes its outstanding
 //! requests back. What is dropped in flight waits in `left_behind` until then.
 #![forbid(unsafe_code)]
@@ -39,9 +42,12 @@ pub(crate) enum SlotState {
     Abandoned = 11,
 }
 
+/// Beside Connected: the owner is to look at the time.
+const TAPPED: u32 = 16;
+
 impl SlotState {
     fn from_word(word: u32) -> Self {
-        match word {
+        match word & !TAPPED {
             0 => Self::Free,
             1 => Self::Claimed,
             2 => Self::Wanted,
@@ -111,11 +117,32 @@ impl QpairSlot {
         SlotState::from_word(self.state.load(Ordering::Acquire))
     }
 
-    /// The hot path's question: one load and a compare.
+    /// Whether the queues exist.
     #[inline(always)]
     pub(crate) fn is_connected(&self) -> bool {
         // Acquire: pairs with the Release in `change`; on x86 a plain load.
+        self.state.load(Ordering::Acquire) & !TAPPED == SlotState::Connected as u32
+    }
+
+    /// The hot path's question, whether there is nothing to do but I/O: one load and a compare.
+    #[inline(always)]
+    pub(crate) fn is_calm(&self) -> bool {
+        // Acquire: as above.
         self.state.load(Ordering::Acquire) == SlotState::Connected as u32
+    }
+
+    /// For the controller: has the owner look at the time with its next poll.
+    pub(crate) fn tap(&self) {
+        let (calm, tapped) = (SlotState::Connected as u32, SlotState::Connected as u32 | TAPPED);
+        // Release: pairs with the Acquire in `is_tapped`: the time was written before. Fails where nobody is connected, or has not looked since.
+        let _ = self.state.compare_exchange(calm, tapped, Ordering::Release, Ordering::Relaxed);
+    }
+
+    /// For the owner: whether it is to look at the time; asked once for each tap.
+    pub(crate) fn is_tapped(&self) -> bool {
+        let (calm, tapped) = (SlotState::Connected as u32, SlotState::Connected as u32 | TAPPED);
+        // Acquire: pairs with the Release in `tap`.
+        self.state.compare_exchange(tapped, calm, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
     /// Rings a doorbell, if the queues exist. For the owner alone. While it is in there, no take-down removes the queues.
@@ -131,13 +158,12 @@ impl QpairSlot {
 
     /// Moves from `from` to `to`; says whether the word was at `from`.
     pub(crate) fn change(&self, from: SlotState, to: SlotState) -> bool {
-        // Release: pairs with the Acquire in `state`. Acquire: we build on what the previous mover did.
-        self.state.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.change_with(|state| (state == from).then_some(to)).is_some()
     }
 
     /// Moves any state to what `next` says, or leaves it where that is `None`; returns the state it moved from.
     pub(crate) fn change_with(&self, next: impl Fn(SlotState) -> Option<SlotState>) -> Option<SlotState> {
-        // Orderings as in `change`.
+        // Release: pairs with the Acquire in `state`. Acquire: we build on what the previous mover did.
         self.state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
                 next(SlotState::from_word(word)).map(|state| state as u32)

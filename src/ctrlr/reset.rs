@@ -6,6 +6,7 @@ use super::seat::Stalled;
 use super::state::{CtrlrState, Failure};
 use crate::ring::inside::is_inside_poll;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// A reset that was asked for. Dropping it does not take the request back.
@@ -14,6 +15,16 @@ pub struct Reset {
     hub: Arc<Hub>,
     /// How many resets were over when it was asked for.
     before: u32,
+}
+
+/// What becomes of messages that are queued while the controller is reset. Those in flight are aborted in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Queued {
+    /// They wait, and run when the reset is over.
+    #[default]
+    Wait,
+    /// They are aborted, unexecuted, and so is what is sent until the reset is over.
+    Abort,
 }
 
 /// Why a reset did not come to its end.
@@ -36,9 +47,13 @@ pub enum ResetError {
 
 impl Reset {
     /// Asks for a reset, or joins the one that is in progress.
-    pub(super) fn ask(hub: &Arc<Hub>) -> Result<Self, ResetError> {
+    pub(super) fn ask(hub: &Arc<Hub>, queued: Queued) -> Result<Self, ResetError> {
         let before = hub.resets_done();
         let reset = Self { hub: Arc::clone(hub), before };
+        if queued == Queued::Abort {
+            // Relaxed: published by raising the bit below, or, where a reset is in progress, in time for nothing in particular.
+            hub.aborts_queued.store(true, Ordering::Relaxed);
+        }
         match hub.state.get() {
             CtrlrState::Failed | CtrlrState::Detaching | CtrlrState::Detached => Err(reset.refused()),
             CtrlrState::Resetting => Ok(reset),

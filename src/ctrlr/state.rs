@@ -73,6 +73,18 @@ pub enum Failure {
         /// The last status seen.
         csts: u32,
     },
+    /// A command that was not answered in time, and could not be aborted, or was not to be.
+    #[error("command {cid:#06x} of queue {qid} ({what}) was not answered for {waited_ms} ms")]
+    Stuck {
+        /// The queue.
+        qid: u16,
+        /// The command's identifier.
+        cid: u16,
+        /// What it was for, or what was tried.
+        what: String,
+        /// For how long it was waited, since it was submitted or its Abort was asked for.
+        waited_ms: u64,
+    },
     /// A completion that answers nothing that was asked.
     #[error("the controller broke the queue protocol: {0}")]
     Protocol(String),

@@ -138,6 +138,8 @@ impl<S: Scheme> Poller<S> {
         receiver.enter();
         let messages = if core.takes_messages() {
             receiver.receive(core.message_budget(), |envelope: Envelope| core.execute(envelope))
+        } else if core.aborts_messages() {
+            receiver.receive(core.message_budget(), |envelope: Envelope| core.abort_by_reset(envelope))
         } else {
             0
         };

@@ -3,8 +3,8 @@
 
 use super::io::{IoCompletion, QpairError, QpairOptions, QpairStatistics, SubmitError, SubmitReason};
 use crate::ctrlr::{
-    Ctrlr, Failure, Hub, Limits, Pause, Producer, QpairSlot, QueueMemory, Refusal, Reply, SlotState,
-    attention, io_pair,
+    Ctrlr, Failure, Hub, Limits, Pause, Plea, Producer, QpairSlot, QueueMemory, Refusal, Reply, SlotState,
+    Watchdog, attention, io_pair, verdict,
 };
 use crate::dma::{DmaBuffer, DmaError, DmaSlice};
 use crate::queue::{Pair, RejectReason};
@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long a queue pair without interrupts sleeps at a time.
@@ -32,6 +33,7 @@ pub struct QueuePair {
     hub: Arc<Hub>,
     /// Requests that a stop of the device took from the queues and that the owner has not been given yet.
     returned: VecDeque<IoCompletion>,
+    watchdog: Watchdog,
     statistics: QpairStatistics,
 }
 
@@ -82,6 +84,7 @@ impl QueuePair {
                 pair: Some(pair),
                 returned: VecDeque::new(),
                 slot,
+                watchdog: Watchdog::new(hub.options.timeouts.period()),
                 hub: Arc::clone(hub),
                 statistics: QpairStatistics::default(),
             }),
@@ -197,9 +200,18 @@ impl QueuePair {
     /// After a reset it gives all requests back once the device has stopped, and connects again by itself. The error comes after the last request.
     #[inline]
     pub fn poll(&mut self, max: usize, mut each: impl FnMut(IoCompletion)) -> Result<usize, QpairError> {
-        if !self.slot.is_connected() {
-            return self.poll_disconnected(max, &mut each);
+        if !self.slot.is_calm() {
+            return self.poll_attentive(max, &mut each);
         }
+        self.poll_connected(max, each)
+    }
+
+    #[inline(always)]
+    fn poll_connected(
+        &mut self,
+        max: usize,
+        mut each: impl FnMut(IoCompletion),
+    ) -> Result<usize, QpairError> {
         let Some(pair) = &mut self.pair else { return Err(QpairError::Gone(None)) };
         if pair.has_uncommitted() {
             self.slot.ring(|| pair.commit());
@@ -262,14 +274,22 @@ impl QueuePair {
         self.hub.interrupts()?.descriptor(self.slot.qid())
     }
 
-    /// Polling while the queues do not exist, or are going.
+    /// Polling while the queues do not exist, or are going, or when it is time to look for late commands.
     #[cold]
-    fn poll_disconnected(
+    fn poll_attentive(
         &mut self,
         max: usize,
         each: &mut dyn FnMut(IoCompletion),
     ) -> Result<usize, QpairError> {
         match self.slot.state() {
+            SlotState::Connected => {
+                let polled = self.poll_connected(max, &mut *each);
+                // After the poll: what was answered is not late.
+                if self.slot.is_tapped() {
+                    self.look_for_late();
+                }
+                polled
+            }
             SlotState::Stopped => {
                 let count = self.give_back(max, each);
                 if self.returned.is_empty() {
@@ -310,8 +330,25 @@ impl QueuePair {
         count
     }
 
+    /// Looks for commands that take too long, and asks the controller's poller for what is to be done about them.
+    fn look_for_late(&mut self) {
+        let Some(pair) = &mut self.pair else { return };
+        let options = &self.hub.options;
+        // Relaxed: ordered by the Acquire of the tap.
+        let clock_ms = self.hub.clock_ms.load(Ordering::Relaxed);
+        let (io, abort) = (options.timeouts.io, options.timeouts.abort);
+        for late in self.watchdog.look(pair, clock_ms, |_, _| Some(io), abort) {
+            let Some(plea) = verdict(options, self.slot.qid(), late) else { continue };
+            if matches!(plea, Plea::Abort { .. }) {
+                self.watchdog.abort_asked(late.cid);
+            }
+            self.hub.plead(plea);
+        }
+    }
+
     fn reconnect(&mut self) {
         let Some(pair) = &mut self.pair else { return };
+        self.watchdog.forget();
         pair.reset();
         if self.slot.change(SlotState::Stopped, SlotState::Claimed) && self.slot.want(memory_of(pair)) {
             self.statistics.reconnects += 1;

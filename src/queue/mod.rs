@@ -12,3 +12,4 @@ mod tests;
 
 pub use error::{QueueError, RejectReason, Rejected, SetupError};
 pub use pair::{Pair, PairConfig};
+pub use tracker::{Outstanding, TIME_MASK};

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::tracker::Trackers;
+use super::tracker::{Outstanding, Trackers};
 use super::{QueueError, RejectReason, Rejected, SetupError};
 use crate::dma::prp::{self, PrpList};
 use crate::dma::{DmaBuffer, DmaSlice, DmaSpace};
@@ -213,6 +213,11 @@ impl<R> Pair<R> {
         self.trackers.find_cid(is_wanted)
     }
 
+    /// Shows every outstanding command to `f`.
+    pub fn for_each_outstanding(&mut self, f: impl FnMut(Outstanding<'_, R>)) {
+        self.trackers.for_each(f);
+    }
+
     /// Writes `command` into the submission queue and returns the command identifier that it was given. The device
     /// learns of it by [`commit`](Self::commit).
     ///
@@ -241,7 +246,7 @@ impl<R> Pair<R> {
                 Err(reason) => return Err(Rejected { reason, data, request }),
             }
         }
-        let cid = match self.trackers.hold(request, data) {
+        let cid = match self.trackers.hold(request, data, command.opcode) {
             Ok(cid) => cid,
             Err((request, data)) => return Err(Rejected { reason: RejectReason::QueueFull, data, request }),
         };

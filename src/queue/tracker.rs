@@ -12,8 +12,42 @@ type Held<R> = (R, Option<DmaSlice>);
 struct Tracker<R> {
     /// The identifier of the command in flight, or of the last one that was.
     cid: u16,
+    /// What the pair's owner will want to know if it takes long, in one word: see [`Outstanding`].
+    stamp: u32,
     held: Option<Held<R>>,
 }
+
+/// A command in flight, as its pair's owner sees it when it looks for those that take too long.
+#[derive(Debug)]
+pub struct Outstanding<'a, R> {
+    /// Its identifier.
+    pub cid: u16,
+    /// What its owner remembers.
+    pub request: &'a R,
+    stamp: &'a mut u32,
+}
+
+impl<R> Outstanding<'_, R> {
+    /// Its opcode.
+    pub fn opcode(&self) -> u8 {
+        *self.stamp as u8
+    }
+
+    /// The time that the owner gave it, or `None` before that.
+    pub fn time(&self) -> Option<u32> {
+        Some(*self.stamp >> 8).filter(|time| *time != FRESH >> 8)
+    }
+
+    /// Gives it a time, in any unit; 23 bits of it count.
+    pub fn set_time(&mut self, time: u32) {
+        *self.stamp = (time & TIME_MASK) << 8 | u32::from(self.opcode());
+    }
+}
+
+/// How much of a time counts.
+pub const TIME_MASK: u32 = (1 << 23) - 1;
+/// The time of a command that was not given one, above its opcode.
+const FRESH: u32 = 0xffff_ff00;
 
 /// The trackers of one queue pair.
 ///
@@ -35,7 +69,7 @@ impl<R> Trackers<R> {
     pub(super) fn new(capacity: u16) -> Self {
         let index_bits = (u32::from(capacity) + 1).next_power_of_two().trailing_zeros();
         Self {
-            slots: (0..capacity).map(|cid| Tracker { cid, held: None }).collect(),
+            slots: (0..capacity).map(|cid| Tracker { cid, stamp: 0, held: None }).collect(),
             free: (0..capacity).rev().collect(),
             index_mask: ((1u32 << index_bits) - 1) as u16,
             sequence_step: (1u32 << index_bits) as u16,
@@ -60,10 +94,11 @@ impl<R> Trackers<R> {
 
     /// Takes the next slot for a command and returns its identifier; gives the command back when all are in use.
     #[inline]
-    pub(super) fn hold(&mut self, request: R, data: Option<DmaSlice>) -> Result<u16, Held<R>> {
+    pub(super) fn hold(&mut self, request: R, data: Option<DmaSlice>, opcode: u8) -> Result<u16, Held<R>> {
         let Some(slot) = self.free.pop() else { return Err((request, data)) };
         let tracker = &mut self.slots[usize::from(slot)];
         tracker.cid = tracker.cid.wrapping_add(self.sequence_step);
+        tracker.stamp = FRESH | u32::from(opcode);
         tracker.held = Some((request, data));
         Ok(tracker.cid)
     }
@@ -97,6 +132,15 @@ impl<R> Trackers<R> {
         let wanted =
             |tracker: &&Tracker<R>| tracker.held.as_ref().is_some_and(|(request, _)| is_wanted(request));
         self.slots.iter().find(wanted).map(|tracker| tracker.cid)
+    }
+
+    /// Shows every command in flight.
+    pub(super) fn for_each(&mut self, mut f: impl FnMut(Outstanding<'_, R>)) {
+        for Tracker { cid, stamp, held } in &mut self.slots {
+            if let Some((request, _)) = held {
+                f(Outstanding { cid: *cid, request, stamp });
+            }
+        }
     }
 
     /// Ends every command in flight. Its slot is free before `f` sees it, so that each is seen once even if `f` panics.

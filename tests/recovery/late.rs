@@ -1,0 +1,258 @@
+//! Commands that take too long, and what is done about them.
+
+use crate::world::{World, config, io_status, is_status, ms, timeouts};
+use slipring::ctrlr::{
+    ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Reply, TimeoutAction, Timeouts, admin,
+};
+use slipring::emulated::Config;
+use slipring::ring::{AbortReason, Aborted, Outcome, Pending};
+use slipring::spec::command::{AdminOpcode, NvmOpcode};
+use slipring::spec::log::LogId;
+use slipring::spec::status::Status;
+use std::time::Duration;
+
+/// An eighth of the shortest timeout is how often is looked: late by two looks, and the steps of the test.
+const SLACK: Duration = Duration::from_millis(12);
+
+fn timed_out(told: &[ControllerEvent]) -> Vec<(u16, u8)> {
+    let of = |event: &ControllerEvent| match event {
+        ControllerEvent::TimedOut { qid, opcode, .. } => Some((*qid, *opcode)),
+        _ => None,
+    };
+    told.iter().filter_map(of).collect()
+}
+
+fn resets(told: &[ControllerEvent]) -> usize {
+    told.iter().filter(|event| matches!(event, ControllerEvent::Recovering(_))).count()
+}
+
+#[test]
+fn a_message_that_hangs_is_aborted_in_its_time_and_its_data_come_back() {
+    let mut world = World::new("hang opcode=read nth=1", timeouts());
+    let (hung, well) = (world.send_read(0), world.send_read(1));
+    assert!(is_status(&world.outcome(well).0, Status::SUCCESS), "others are not touched");
+    let (outcome, took) = world.outcome(hung);
+    assert!(is_status(&outcome, Status::ABORTED_BY_REQUEST), "{outcome:?}");
+    let Outcome::Completed(Reply::Command { data, .. }) = outcome else { panic!("not its answer") };
+    assert_eq!(data.expect("its data").len(), 512);
+    assert!((ms(79)..ms(80) + SLACK).contains(&took), "{took:?}");
+    assert_eq!(timed_out(&world.told()), [(1, NvmOpcode::READ.0)]);
+    assert_eq!(world.ctrlr.statistics().resets, 0);
+    world.finish();
+}
+
+#[test]
+fn a_request_of_a_queue_pair_that_hangs_is_aborted_in_its_time() {
+    let mut world = World::new("hang queue=2 opcode=read nth=2..3", timeouts());
+    let mut qpair = world.queue_pair();
+    world.pass(ms(50));
+    for lba in 0..5 {
+        world.read(&mut qpair, lba);
+    }
+    let (back, took) = world.back(&mut qpair, 5);
+    let statuses: Vec<_> = back.iter().map(io_status).collect();
+    let (ok, aborted) = (Status::SUCCESS, Status::ABORTED_BY_REQUEST);
+    assert_eq!(statuses, [ok, aborted, aborted, ok, ok]);
+    assert!(back.iter().all(|completion| completion.data.is_some()), "with their data");
+    assert!((ms(79)..ms(80) + SLACK).contains(&took), "{took:?}");
+    assert_eq!(timed_out(&world.told()), [(qpair.qid(), NvmOpcode::READ.0); 2]);
+    assert_eq!(world.ctrlr.statistics().resets, 0);
+    drop(qpair);
+    world.finish();
+}
+
+/// The device says that it cannot abort what it has lost: then a reset ends it.
+#[test]
+fn what_cannot_be_aborted_is_ended_by_a_reset() {
+    for queue_pair in [false, true] {
+        let mut world = World::new("drop opcode=read nth=1", timeouts());
+        let mut qpair = world.queue_pair();
+        let took = if queue_pair {
+            world.read(&mut qpair, 0);
+            let (mut back, took) = world.back(&mut qpair, 1);
+            let completion = back.pop().expect("one");
+            let Outcome::Aborted(aborted) = completion.outcome else { panic!("{completion:?}") };
+            assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Reset));
+            assert!(completion.data.is_some());
+            took
+        } else {
+            let ticket = world.send_read(0);
+            let (outcome, took) = world.outcome(ticket);
+            let Outcome::Aborted(aborted) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Reset));
+            took
+        };
+        assert!((ms(119)..ms(120) + 2 * SLACK).contains(&took), "80 ms, and 40 for the Abort: {took:?}");
+        assert_eq!((timed_out(&world.told()).len(), resets(&world.told())), (1, 1));
+        world.run("connected again", |world| {
+            qpair.poll(1, |_| ()).expect("well");
+            world.ctrlr.state() == CtrlrState::Live && qpair.is_connected()
+        });
+        assert!(world.works());
+        drop(qpair);
+        world.finish();
+    }
+}
+
+#[test]
+fn an_abort_that_hangs_is_given_up_in_its_own_time() {
+    let mut world = World::new("hang opcode=read nth=1\nhang queue=admin opcode=0x08", timeouts());
+    let ticket = world.send_read(0);
+    let (outcome, took) = world.outcome(ticket);
+    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })), "{outcome:?}");
+    assert!((ms(119)..ms(120) + 2 * SLACK).contains(&took), "{took:?}");
+    world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+    assert!(world.works());
+    world.finish();
+}
+
+/// Ten commands hang, and the controller takes one Abort at a time, each of which takes 5 ms: none is refused for being one too many.
+#[test]
+fn no_more_aborts_are_sent_than_the_controller_takes() {
+    let faults = "hang opcode=read nth=1..10\ndelay=5ms queue=admin opcode=0x08";
+    let long = Timeouts { abort: ms(200), ..timeouts() };
+    let config = Config { aborts: 1, ..config(faults) };
+    let mut world = World::with(config, long, EventAnswer::Proceed);
+    let mut qpair = world.queue_pair();
+    for lba in 0..10 {
+        world.read(&mut qpair, lba);
+    }
+    let (back, _) = world.back(&mut qpair, 10);
+    assert!(back.iter().all(|completion| io_status(completion) == Status::ABORTED_BY_REQUEST), "{back:?}");
+    let call = world.poller.start_call(admin::log_page(LogId::ERROR, u32::MAX, 64 * 16, 0)).expect("running");
+    world.run("the error log", |_| call.is_ready());
+    let entries = call.wait(Duration::ZERO).expect("answered");
+    // Status field of each entry: bits 15:1 of bytes 12 and 13.
+    let statuses: Vec<_> =
+        entries.chunks(64).map(|entry| u16::from_le_bytes([entry[12], entry[13]]) >> 1).collect();
+    assert!(statuses.contains(&Status::ABORTED_BY_REQUEST.0), "the log is the right one: {statuses:x?}");
+    assert!(!statuses.contains(&Status::ABORT_LIMIT_EXCEEDED.0), "{statuses:x?}");
+    assert_eq!(world.ctrlr.statistics().resets, 0);
+    drop(qpair);
+    world.finish();
+}
+
+#[test]
+fn an_embedder_that_only_wants_to_know_is_told_each_time() {
+    let report = Timeouts { action: TimeoutAction::Report, ..timeouts() };
+    let configured = [(report, EventAnswer::Proceed), (timeouts(), EventAnswer::Object)];
+    for (timeouts, answer) in configured {
+        let mut world = World::with(config("hang opcode=read nth=1..2"), timeouts, answer);
+        let mut qpair = world.queue_pair();
+        world.read(&mut qpair, 0);
+        let ticket = world.send_read(1);
+        let begun = world.now;
+        while world.now - begun < ms(300) {
+            let _ = world.step();
+            qpair.poll(1, |_| panic!("it hangs")).expect("well");
+        }
+        let mut told = timed_out(&world.told());
+        told.sort_unstable();
+        let read = NvmOpcode::READ.0;
+        assert_eq!(
+            told,
+            [(1, read), (1, read), (1, read), (2, read), (2, read), (2, read)],
+            "at 80, 160 and 240 ms"
+        );
+        assert!(!ticket.is_ready());
+        assert_eq!(world.ctrlr.statistics().resets, 0);
+        drop(qpair);
+        world.finish();
+        assert!(ticket.is_ready());
+    }
+}
+
+#[test]
+fn a_policy_may_be_to_reset_at_once() {
+    let reset = Timeouts { action: TimeoutAction::Reset, ..timeouts() };
+    let mut world = World::new("hang opcode=read nth=1", reset);
+    let ticket = world.send_read(0);
+    let (outcome, took) = world.outcome(ticket);
+    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })), "{outcome:?}");
+    assert!((ms(79)..ms(80) + 2 * SLACK).contains(&took), "{took:?}");
+    world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+    world.finish();
+}
+
+/// Each kind of admin command has its own time.
+#[test]
+fn admin_commands_have_their_own_times_and_slow_ones_longer() {
+    let mut world = World::new("hang opcode=get-log-page\nhang queue=admin opcode=0x80", timeouts());
+    let smart = world.poller.start_call(admin::smart_log()).expect("running");
+    let command = slipring::spec::command::Command::format_nvm(1, 0, 0);
+    let format = world.poller.send(Message::Admin { command, data: None }).expect("running");
+    let took = world.run("SMART is aborted", |_| smart.is_ready());
+    assert!((ms(159)..ms(160) + SLACK).contains(&took), "{took:?}");
+    assert!(!format.is_ready());
+    let (outcome, more) = world.outcome(format);
+    assert!(is_status(&outcome, Status::ABORTED_BY_REQUEST), "{outcome:?}");
+    assert!((ms(1599)..ms(1600) + SLACK).contains(&(took + more)), "{:?}", took + more);
+    let told = timed_out(&world.told());
+    assert_eq!(told, [(0, AdminOpcode::GET_LOG_PAGE.0), (0, AdminOpcode::FORMAT_NVM.0)]);
+    world.finish();
+}
+
+/// A command of the driver's own that hangs: there is nobody to ask, and no use in an Abort.
+#[test]
+fn a_stuck_command_of_the_drivers_own_resets_the_controller() {
+    // Attach identifies the controller, the list and the namespace; a rescan reads the list, the fourth.
+    let mut world = World::new("hang opcode=identify nth=4", timeouts());
+    let rescan = world.poller.send(Message::Rescan).expect("running");
+    let took = world.run("reset", |world| world.ctrlr.statistics().resets == 1);
+    assert!((ms(399)..ms(400) + 2 * SLACK).contains(&took), "admin_timeout: {took:?}");
+    let (outcome, _) = world.outcome(rescan);
+    assert!(
+        matches!(outcome, Outcome::Completed(Reply::Rescanned)),
+        "the reset reads them anyway: {outcome:?}"
+    );
+    let told = world.told();
+    assert!(matches!(&told[..], [ControllerEvent::Recovering(Failure::Stuck { qid: 0, .. })]), "{told:?}");
+    assert!(world.works());
+    world.finish();
+}
+
+/// A polling thread that sleeps blames nobody: what the device answered meanwhile is not late, and what it did not answer has its time yet.
+#[test]
+fn a_pause_of_the_polling_thread_is_no_commands_fault() {
+    let mut world = World::new("hang opcode=write nth=1", timeouts());
+    let mut qpair = world.queue_pair();
+    for lba in 0..5 {
+        world.read(&mut qpair, lba);
+    }
+    let data = world.ctrlr.allocate(512).expect("memory").into();
+    qpair.write(&world.ctrlr.namespaces()[0], 9, data, 9).expect("submitted");
+    qpair.commit();
+    let ticket = world.send_read(0);
+    world.pass(ms(30));
+    world.now += Duration::from_secs(3600);
+    let (outcome, took) = world.outcome(ticket);
+    assert!(is_status(&outcome, Status::SUCCESS) && took <= ms(1), "{outcome:?} {took:?}");
+    let (back, _) = world.back(&mut qpair, 5);
+    assert!(back.iter().all(|completion| io_status(completion) == Status::SUCCESS), "{back:?}");
+    assert_eq!(timed_out(&world.told()), []);
+    let (back, took) = world.back(&mut qpair, 1);
+    assert_eq!(io_status(&back[0]), Status::ABORTED_BY_REQUEST);
+    assert!(took >= ms(25), "{took:?}");
+    drop(qpair);
+    world.finish();
+}
+
+/// A caller whose deadline passes has a ticket, and its buffer stays with the device until that can no longer write to it.
+#[test]
+fn a_callers_deadline_gives_it_a_ticket_and_not_its_buffer() {
+    let mut world = World::new("drop opcode=read nth=1", timeouts());
+    let idle = world.ctrlr.dma_bytes().0;
+    let ticket = world.send_read(0);
+    let busy = world.ctrlr.dma_bytes().0;
+    assert!(busy > idle);
+    let Err(Pending(ticket)) = ticket.wait(Duration::ZERO) else { panic!("nobody answered it") };
+    while world.ctrlr.state() == CtrlrState::Live {
+        assert_eq!(world.ctrlr.dma_bytes().0, busy, "the device may write to it");
+        let _ = world.step();
+    }
+    let (outcome, _) = world.outcome(ticket);
+    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })));
+    assert_eq!(world.ctrlr.dma_bytes().0, idle, "the device has stopped: it is free");
+    world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+    world.finish();
+}

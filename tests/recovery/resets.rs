@@ -1,0 +1,187 @@
+//! Resets: for which reasons, what waits for them, and how they end.
+
+use crate::world::{World, config, ms, timeouts};
+use slipring::ctrlr::{
+    ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Queued, Reply, ResetError, Timeouts,
+};
+use slipring::poller::PollError;
+use slipring::ring::{AbortReason, Aborted, Outcome};
+use std::time::Duration;
+
+#[test]
+fn a_fatal_status_is_answered_with_a_reset() {
+    // So long that no command is late before the look.
+    let slow = Timeouts { io: ms(500), ..timeouts() };
+    let mut world = World::new("fatal opcode=read nth=1", slow);
+    let mut qpair = world.queue_pair();
+    let ticket = world.send_read(0);
+    let (outcome, took) = world.outcome(ticket);
+    let Outcome::Aborted(aborted) = outcome else { panic!("{outcome:?}") };
+    assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Reset));
+    assert!(took < ms(110), "one look at CSTS each 100 ms: {took:?}");
+    assert!(matches!(&world.told()[..], [ControllerEvent::Recovering(Failure::Fatal { .. })]));
+    world.run("connected again", |world| {
+        qpair.poll(1, |_| ()).expect("well");
+        qpair.is_connected() && world.ctrlr.state() == CtrlrState::Live
+    });
+    assert!(world.works());
+    drop(qpair);
+    world.finish();
+}
+
+#[test]
+fn an_embedder_may_have_the_controller_fail_instead() {
+    let mut world = World::with(config("fatal opcode=read nth=1"), timeouts(), EventAnswer::Object);
+    let ticket = world.send_read(0);
+    let (outcome, _) = world.outcome(ticket);
+    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Failed, .. })), "{outcome:?}");
+    assert!(matches!(world.step(), Err(PollError::Failed(Failure::Fatal { .. }))));
+    assert_eq!(world.ctrlr.state(), CtrlrState::Failed);
+    world.finish();
+}
+
+/// A controller that breaks again and again is given up, and still detaches.
+#[test]
+fn too_many_resets_in_a_minute_are_a_failure() {
+    let mut world = World::new("fatal opcode=read", timeouts());
+    for round in 0..3 {
+        let ticket = world.send_read(0);
+        let (outcome, _) = world.outcome(ticket);
+        assert!(
+            matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })),
+            "{outcome:?}"
+        );
+        world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+        assert_eq!(world.ctrlr.statistics().resets, round + 1);
+    }
+    let ticket = world.send_read(0);
+    let (outcome, _) = world.outcome(ticket);
+    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Failed, .. })), "{outcome:?}");
+    assert_eq!(world.ctrlr.state(), CtrlrState::Failed);
+    assert!(matches!(world.ctrlr.reset(), Err(ResetError::Failed(Failure::Fatal { .. }))));
+    world.finish();
+}
+
+#[test]
+fn resets_a_minute_apart_are_no_failure() {
+    let one = Timeouts { resets_per_minute: 1, ..timeouts() };
+    let mut world = World::new("fatal opcode=read", one);
+    for _ in 0..4 {
+        let ticket = world.send_read(0);
+        let _ = world.outcome(ticket);
+        world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+        world.now += Duration::from_secs(61);
+    }
+    world.finish();
+}
+
+/// A reset that does not succeed: within its bounds the controller has failed, everything is answered, and it still detaches.
+#[test]
+fn a_reset_that_fails_leaves_a_failed_controller_that_detaches() {
+    // CAP.TO is a second, twice where the stop is tried once more; admin_timeout is 400 ms.
+    let faults = [
+        ("never-stops nth=1..", ms(3000)),
+        ("never-ready nth=2", ms(1100)),
+        ("hang opcode=identify nth=4", ms(500)),
+        ("status=internal-error opcode=identify nth=4", ms(100)),
+        ("fatal opcode=identify nth=4", ms(100)),
+    ];
+    for (fault, bound) in faults {
+        let mut world = World::new(fault, timeouts());
+        let mut qpair = world.queue_pair();
+        world.read(&mut qpair, 0);
+        let producer = world.ctrlr.register("waits").expect("registered");
+        let reset = world.ctrlr.reset().expect("asked");
+        let ticket = producer.send(Message::call(|_| 0)).expect("room");
+        let took = world.run("over", |_| reset.is_over().is_some());
+        assert!(took <= bound, "{fault}: {took:?}");
+        assert!(matches!(reset.is_over(), Some(Err(ResetError::Failed(_)))), "{fault}");
+        let (_, more) = world.outcome(ticket);
+        let (back, again) = world.back(&mut qpair, 1);
+        assert!(back[0].data.is_some());
+        assert!(took + more + again <= bound + ms(2100), "{fault}: a shutdown of 2 s at most lies between");
+        assert_eq!(world.ctrlr.state(), CtrlrState::Failed, "{fault}");
+        drop(qpair);
+        assert!(world.detach() < ms(100), "{fault}: the device was stopped before");
+    }
+}
+
+#[test]
+fn a_reset_may_be_asked_for_by_message() {
+    let mut world = World::new("", timeouts());
+    let producer = world.ctrlr.register("asks").expect("registered");
+    let tickets = [(); 2].map(|()| producer.send(Message::Reset).expect("room"));
+    let after = producer.send(Message::call(|turn| u64::from(turn.statistics().resets))).expect("room");
+    for ticket in tickets {
+        let (outcome, _) = world.outcome(ticket);
+        assert!(matches!(outcome, Outcome::Completed(Reply::WasReset)), "{outcome:?}");
+    }
+    assert!(world.ctrlr.statistics().resets >= 1);
+    assert!(matches!(world.outcome(after).0, Outcome::Completed(Reply::Called(_))));
+    // One that is under way when the end comes.
+    let ticket = producer.send(Message::Reset).expect("room");
+    world.step().expect("well");
+    world.finish();
+    assert!(matches!(
+        ticket.try_take().expect("answered"),
+        Outcome::Aborted(Aborted { reason: AbortReason::Detached, .. })
+    ));
+}
+
+/// Messages that are queued during a reset wait for its end, or are aborted, as who asks for it chooses.
+#[test]
+fn queued_messages_wait_or_are_aborted_by_choice() {
+    for queued in [Queued::Wait, Queued::Abort] {
+        let mut world = World::new("", timeouts());
+        let producer = world.ctrlr.register("sends").expect("registered");
+        let reset = world.ctrlr.reset_with(queued).expect("asked");
+        world.step().expect("well");
+        let data = Box::new(world.ctrlr.allocate(512).expect("memory").into());
+        let command = slipring::spec::command::Command::read(1, 0, 1);
+        let tickets = [
+            producer.send(Message::call(|_| 5)).expect("room"),
+            producer.send(Message::Io { command, data: Some(data) }).expect("room"),
+            producer.send(Message::Rescan).expect("room"),
+        ];
+        for ticket in tickets {
+            let (outcome, _) = world.outcome(ticket);
+            match (queued, outcome) {
+                (Queued::Wait, Outcome::Completed(_)) => assert_eq!(reset.is_over(), Some(Ok(()))),
+                (Queued::Abort, Outcome::Aborted(aborted)) => {
+                    assert_eq!(aborted, Aborted::unexecuted(AbortReason::Reset));
+                    assert_eq!(reset.is_over(), None, "at once");
+                }
+                (_, outcome) => panic!("{queued:?}: {outcome:?}"),
+            }
+        }
+        world.run("over", |_| reset.is_over().is_some());
+        // The choice is this reset's, and not the next one's.
+        let reset = world.ctrlr.reset().expect("asked");
+        world.step().expect("well");
+        let ticket = producer.send(Message::call(|_| 5)).expect("room");
+        assert!(matches!(world.outcome(ticket).0, Outcome::Completed(Reply::Called(5))));
+        assert_eq!(reset.is_over(), Some(Ok(())));
+        world.finish();
+    }
+}
+
+/// One thread polls two controllers, of which one does not come back from its reset: the other goes on, poll by poll.
+#[test]
+fn a_controller_that_does_not_come_back_holds_up_no_other() {
+    let mut sick = World::new("never-ready nth=2", timeouts());
+    let mut well = World::new("", timeouts());
+    let mut qpair = well.queue_pair();
+    let reset = sick.ctrlr.reset().expect("asked");
+    let mut served = 0_u64;
+    while reset.is_over().is_none() {
+        let _ = sick.step();
+        well.read(&mut qpair, 0);
+        let (back, took) = well.back(&mut qpair, 1);
+        assert!(back[0].is_success() && took <= ms(2));
+        served += 1;
+    }
+    assert!(served > 1000, "a second of the sick one's waiting");
+    drop(qpair);
+    well.finish();
+    sick.detach();
+}
