@@ -84,9 +84,15 @@ fn no_message_of_a_storm_is_slept_through() {
 
 #[test]
 fn a_queue_pair_waits_polls_and_waits_again() {
+    waits_and_polls(with_interrupts());
+    // Without an external queue pair the first one has a vector of its own.
+    waits_and_polls(CtrlrOptions { external_queue_entries: 0, ..with_interrupts() });
+}
+
+fn waits_and_polls(options: CtrlrOptions) {
     let mut config = Config::default();
     config.latencies.push(Latency { queue: QueueKind::Io, opcode: None, delay: Duration::from_millis(2) });
-    let rig: Rig = Rig::attach_with(config, with_interrupts());
+    let rig: Rig = Rig::attach_with(config, options);
     let mut poller = rig.poller();
     let mut qpair = poller.queue_pair(&QpairOptions::default()).expect("a queue pair");
     assert!(qpair.interrupt_descriptor().is_some());

@@ -129,7 +129,9 @@ struct Transfer {
 impl Transfer {
     /// Checks everything, and sets up. `len` is how many bytes there are to write, if that is known.
     fn prepare(args: &TransferArgs, len: Option<u64>) -> Result<Self, Error> {
-        let mut session = Session::open(&Address::parse(&args.address)?, None, CtrlrOptions::default())?;
+        // No message does I/O here.
+        let options = CtrlrOptions { external_queue_entries: 0, ..CtrlrOptions::default() };
+        let mut session = Session::open(&Address::parse(&args.address)?, None, options)?;
         let namespace = session.namespaces(Some(args.ns))?.remove(0);
         let block_bytes = u64::from(namespace.block_bytes);
         let blocks = match (args.blocks, len) {

@@ -114,7 +114,7 @@ fn queue_depths_and_sizes() {
     refuse(&format!("perf {SMALL} -o 1000"), &["1000", "multiple of its 512"]);
     refuse(&format!("perf {SMALL},mdts=1 -o 16K"), &["16384", "8192 bytes at a time"]);
     refuse(&format!("perf {SMALL} -P 0"), &["0", "1..=1024"]);
-    refuse(&format!("perf {SMALL},queues=2 -P 2"), &["2 queue pairs are needed", "grants 1", "-P"]);
+    refuse(&format!("perf {SMALL},queues=1 -P 2"), &["2 queue pairs are needed", "grants 1", "-P"]);
     refuse("perf emulated:size=64K -o 64K -P 2", &["too small", "room for 0"]);
     refuse("perf emulated:size=64K -q 32 --verify -w rw", &["too small", "room for 16", "expected 32"]);
     refuse(&format!("read {SMALL} --blocks 8 -q 0"), &["queue depth 0", "1 to 1023"]);

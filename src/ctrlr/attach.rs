@@ -122,7 +122,7 @@ fn connect_interrupts(hub: &Hub) -> Result<Option<Interrupts>, Failure> {
     if !hub.options.interrupts {
         return Ok(None);
     }
-    let interrupts = Interrupts::connect(&*hub.transport, hub.options.io_queues);
+    let interrupts = Interrupts::connect(&*hub.transport, &hub.options);
     let interrupts = interrupts.map_err(|error| Failure::Host(error.to_string()))?;
     let interrupts = interrupts.ok_or_else(|| {
         Failure::Unusable("it has no interrupt vectors; attach it without interrupts, and poll".into())

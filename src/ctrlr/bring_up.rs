@@ -7,7 +7,7 @@
 use super::core::{Core, Purpose};
 use super::hub::{Hub, Limits};
 use super::qpair_slot::QpairSlot;
-use super::registers::{check_cap, check_csts, read_cc, write_cc};
+use super::registers::{check_cap, check_csts, check_running, read_cc, write_cc};
 use super::state::Failure;
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, PairConfig};
@@ -27,7 +27,7 @@ const PREFERRED_PAGE_BYTES: usize = 4096;
 const READY_UNIT: Duration = Duration::from_millis(500);
 /// CC.CSS: NVM command set; all supported I/O command sets; admin commands only (NVMe Base 2.0, figure 46).
 const CSS_NVM: u8 = 0b000;
-const CSS_ALL: u8 = 0b110;
+pub(super) const CSS_ALL: u8 = 0b110;
 const CSS_ADMIN_ONLY: u8 = 0b111;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl BringUp {
             Stage::ReadyBeforeDisable | Stage::Disabled | Stage::Ready => self.step_registers(core, now)?,
             Stage::Namespaces => return self.step_namespaces(core, now),
             _ => {
-                check_csts(&*core.hub.transport)?;
+                check_running(&*core.hub.transport)?;
                 if let Some((completion, data)) = self.answer.take() {
                     self.step_answer(core, &completion, &data, now)?;
                 } else if now >= self.deadline {
@@ -161,6 +161,10 @@ impl BringUp {
             Stage::NumberOfQueues => {
                 refused("Set Features (Number of Queues)", status)?;
                 granted(core, completion.dw0)?;
+                if core.external.is_none() {
+                    self.enter_namespaces(core, now);
+                    return Ok(());
+                }
                 self.enter(Stage::ExternalCq, now, timeout);
                 let entries = external_pair(core)?.cq_entries();
                 ask_cq(core, entries)
@@ -187,7 +191,7 @@ impl BringUp {
     }
 
     fn step_namespaces(&mut self, core: &mut Core, now: Instant) -> Result<bool, Failure> {
-        check_csts(&*core.hub.transport)?;
+        check_running(&*core.hub.transport)?;
         if core.rescan.is_none() {
             return Ok(true);
         }
@@ -233,7 +237,7 @@ fn ask_sq(core: &mut Core, entries: u32) -> Result<(), Failure> {
     ask(core, command, false)
 }
 
-/// The identifier of the queue pair that messages use.
+/// The identifier of the queue pair that messages use, if there is one.
 pub(super) const EXTERNAL_QID: u16 = 1;
 
 fn external_pair(core: &mut Core) -> Result<&mut Pair<super::message::Responder>, Failure> {
@@ -333,7 +337,7 @@ fn granted(core: &mut Core, dw0: u32) -> Result<(), Failure> {
     hub.slots.get_or_init(|| (1..=hub.options.io_queues).map(slot).collect());
     if let Some(external) = &mut core.external {
         external.limit_transfer_bytes(limits.max_transfer_bytes);
-    } else {
+    } else if hub.options.has_external_queue() {
         let wanted = u32::from(hub.options.external_queue_entries);
         let entries = wanted.min(limits.max_queue_entries);
         core.external = Some(io_pair(&hub, &limits, EXTERNAL_QID, entries)?);

@@ -139,8 +139,8 @@ impl Hub {
     /// Claims a free queue identifier, or `None` when all are in use.
     pub(crate) fn claim_slot(&self) -> Option<Arc<QpairSlot>> {
         let io_queues = self.limits.load().as_ref().map_or(0, |limits| usize::from(limits.io_queues));
-        // The first one is the external queue pair's, which is not handed out.
-        let mine = self.slots().iter().take(io_queues).skip(1);
+        // The first one is the external queue pair's, if there is one, which is not handed out.
+        let mine = self.slots().iter().take(io_queues).skip(usize::from(self.options.has_external_queue()));
         mine.inspect(|slot| slot.sweep()).find(|slot| slot.claim()).cloned()
     }
 

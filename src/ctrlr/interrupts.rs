@@ -4,7 +4,7 @@
 //! other's signals. A queue pair without a vector of its own sleeps in short naps.
 #![forbid(unsafe_code)]
 
-use super::bring_up::EXTERNAL_QID;
+use super::options::CtrlrOptions;
 use crate::ring::sleeper::Sleeper;
 use crate::transport::{Transport, TransportError};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,13 +21,19 @@ const NAP: Duration = Duration::from_micros(100);
 pub(crate) struct Interrupts {
     /// One descriptor a vector.
     vectors: Vec<OwnedFd>,
+    /// I/O queue pairs without a vector of their own at the beginning: the external one, if there is one, shares the poller's.
+    shared: u16,
     pub(crate) sleeper: Arc<Sleeper>,
 }
 
 impl Interrupts {
     /// Connects as many vectors as there are uses for. Before the controller is enabled: later, vector 0 never fires on some.
-    pub(super) fn connect(transport: &dyn Transport, io_queues: u16) -> Result<Option<Self>, TransportError> {
-        let count = transport.interrupt_count().min(usize::from(io_queues));
+    pub(super) fn connect(
+        transport: &dyn Transport,
+        options: &CtrlrOptions,
+    ) -> Result<Option<Self>, TransportError> {
+        let shared = u16::from(options.has_external_queue());
+        let count = transport.interrupt_count().min(usize::from(options.io_queues + 1 - shared));
         if count == 0 {
             return Ok(None);
         }
@@ -37,12 +43,12 @@ impl Interrupts {
             what: "make a wake-up descriptor",
             source,
         })?;
-        Ok(Some(Self { vectors, sleeper: Arc::new(sleeper) }))
+        Ok(Some(Self { vectors, shared, sleeper: Arc::new(sleeper) }))
     }
 
     /// The vector of a completion queue, if it has one.
     pub(super) fn vector(&self, qid: u16) -> Option<u16> {
-        let vector = qid.saturating_sub(EXTERNAL_QID);
+        let vector = qid.saturating_sub(self.shared);
         (usize::from(vector) < self.vectors.len()).then_some(vector)
     }
 

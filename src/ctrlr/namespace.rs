@@ -36,6 +36,12 @@ pub enum Unsupported {
         /// The exponent that the controller gave.
         lbads: u8,
     },
+    /// It is of another command set than NVM's, such as the zoned one (2).
+    #[error("it is of the I/O command set {csi:#x}{}, which is not supported yet; only the NVM command set is", if *csi == 2 { " (zoned)" } else { "" })]
+    CommandSet {
+        /// The command set's identifier (CSI).
+        csi: u8,
+    },
     /// The namespace is formatted with protection information.
     #[error("it is formatted with protection information, which is not supported yet; format it without")]
     Protection,

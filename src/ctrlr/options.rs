@@ -133,9 +133,10 @@ pub struct CtrlrOptions {
     pub ring_slots: usize,
     /// Entries of the admin queues: 8 to 4,096. Two to five of them are kept by asynchronous event requests and internal commands.
     pub admin_queue_entries: u16,
-    /// Entries of the external queue pair, on which I/O messages run: 2 to 65,535, and no more than the controller has.
+    /// Entries of the external queue pair, on which I/O messages run: 2 to 65,535, and no more than the controller has; or 0 for none: I/O messages are refused
+    /// ([`super::Refusal::NoIoQueue`]), and all of the controller's queue pairs are the embedder's, which matters where it has one only.
     pub external_queue_entries: u16,
-    /// I/O queue pairs to ask the controller for, the external one included: 1 to 1,024.
+    /// I/O queue pairs to ask the controller for, the external one included if there is to be one: 1 to 1,024.
     pub io_queues: u16,
     /// The longest transfer of one command, in bytes: 4,096 to 32 MiB, as far as the controller takes it (MDTS). For each command that may be in flight,
     /// PRP lists for that much are set aside, a five-hundredth of it; memory that no transfer needed is never touched.
@@ -187,6 +188,11 @@ impl CtrlrOptions {
         contain_panic(|| handler(event)).unwrap_or_default()
     }
 
+    /// Whether messages get an I/O queue pair of their own.
+    pub(super) fn has_external_queue(&self) -> bool {
+        self.external_queue_entries != 0
+    }
+
     /// Checks the ranges; the error says which one was left, and what is allowed.
     pub(super) fn check(&self) -> Result<(), String> {
         if !self.ring_slots.is_power_of_two() || !(2..=65_536).contains(&self.ring_slots) {
@@ -201,11 +207,10 @@ impl CtrlrOptions {
                 self.admin_queue_entries
             ));
         }
-        if self.external_queue_entries < 2 {
-            return Err(format!(
-                "external_queue_entries is {}: 2 or more are needed",
-                self.external_queue_entries
-            ));
+        if self.external_queue_entries == 1 {
+            return Err(
+                "external_queue_entries is 1: 2 or more are needed, or 0 for no external queue pair".into()
+            );
         }
         if !(1..=1024).contains(&self.io_queues) {
             return Err(format!("io_queues is {}: 1 to 1024 are allowed", self.io_queues));

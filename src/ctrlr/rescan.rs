@@ -1,17 +1,20 @@
-//! Reading the namespaces: the active list, then each one's Identify data, then a new snapshot for everybody.
+//! Reading the namespaces: the active list, then each one's Identify data and, of a controller with several command sets, its command set; then a new
+//! snapshot for everybody.
 //!
 //! Nothing is allocated by NN, which may be any number: the active list says how many there are (NVMe Base 2.0, 5.17.2.3), with the walk from
 //! 1 to NN for controllers of NVMe 1.0 that have no such list.
 #![forbid(unsafe_code)]
 
+use super::bring_up::CSS_ALL;
 use super::core::{Core, Phase, Purpose};
 use super::message::{Refusal, Reply};
-use super::namespace::Namespace;
+use super::namespace::{Namespace, Unsupported};
+use super::registers::read_cc;
 use crate::dma::DmaSlice;
 use crate::ring::Outcome;
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
-use crate::spec::identify::{Cns, IdentifyNs};
+use crate::spec::identify::{Cns, IdentifyNs, NsDescriptor, ns_descriptors};
 use crate::spec::status::Status;
 use zerocopy::FromBytes;
 
@@ -22,6 +25,18 @@ const MAX_WALK: u32 = 256;
 /// Identifiers in one active list.
 const LIST_ENTRIES: usize = 1024;
 
+/// What a command of a reading asks for.
+#[derive(Clone, Copy, Debug, Default)]
+enum Asked {
+    /// A list of namespaces.
+    #[default]
+    List,
+    /// The Identify data of this one.
+    Ns(u32),
+    /// The command set of this one.
+    Csi(u32),
+}
+
 /// One reading on its way.
 #[derive(Debug, Default)]
 pub(super) struct Rescan {
@@ -29,8 +44,12 @@ pub(super) struct Rescan {
     pending: Vec<u32>,
     /// Where the next list goes on, if the last one was full.
     after: Option<u32>,
-    /// What was asked last: a list (`None`) or this namespace.
-    asked: Option<u32>,
+    /// What was asked last.
+    asked: Asked,
+    /// Whether namespaces may be of other command sets than NVM's (CC.CSS), so that each has to be asked.
+    has_command_sets: bool,
+    /// The namespace found last, if its command set is still to be asked.
+    csi_of: Option<u32>,
     found: Vec<Namespace>,
     /// A refusal that is passed on to those who asked.
     refused: Option<Status>,
@@ -51,7 +70,8 @@ impl Core {
 
     /// Starts a reading.
     pub(super) fn begin_rescan(&mut self) {
-        self.rescan = Some(Rescan { after: Some(0), ..Rescan::default() });
+        let has_command_sets = read_cc(&*self.hub.transport).css() == CSS_ALL;
+        self.rescan = Some(Rescan { after: Some(0), has_command_sets, ..Rescan::default() });
         self.rescan_on();
     }
 
@@ -62,11 +82,14 @@ impl Core {
             return;
         }
         let Some(rescan) = &mut self.rescan else { return };
-        let command = if let Some(nsid) = rescan.pending.pop() {
-            rescan.asked = Some(nsid);
+        let command = if let Some(nsid) = rescan.csi_of.take() {
+            rescan.asked = Asked::Csi(nsid);
+            Command::identify(Cns::NS_DESCRIPTORS, nsid, 0)
+        } else if let Some(nsid) = rescan.pending.pop() {
+            rescan.asked = Asked::Ns(nsid);
             Command::identify(Cns::NS, nsid, 0)
         } else if let Some(after) = rescan.after.take() {
-            rescan.asked = None;
+            rescan.asked = Asked::List;
             Command::identify(Cns::ACTIVE_NS_LIST, after, 0)
         } else {
             return self.rescan_ends();
@@ -85,20 +108,13 @@ impl Core {
         let nn = self.hub.identity.load().as_ref().map_or(0, |identity| identity.nn);
         if let Some(rescan) = &mut self.rescan {
             match rescan.asked {
-                None if status.is_success() => rescan.list_read(&bytes),
+                Asked::List if status.is_success() => rescan.list_read(&bytes),
                 // NVMe 1.0 has no list.
-                None => rescan.pending = (1..=nn.min(MAX_WALK)).rev().collect(),
-                Some(nsid) if status.is_success() => {
-                    let identified = IdentifyNs::read_from_prefix(&bytes).ok().map(|(data, _)| data);
-                    // A namespace of no blocks is an inactive one.
-                    rescan.found.extend(
-                        identified
-                            .filter(|data| data.nsze != 0)
-                            .map(|data| Namespace::from_identify(nsid, &data)),
-                    );
-                }
+                Asked::List => rescan.pending = (1..=nn.min(MAX_WALK)).rev().collect(),
+                Asked::Ns(nsid) if status.is_success() => rescan.ns_read(nsid, &bytes),
+                Asked::Csi(_) if status.is_success() => rescan.csi_read(&bytes),
                 // Gone between the list and the question, or refused; the others are usable all the same.
-                Some(nsid) => {
+                Asked::Ns(nsid) | Asked::Csi(nsid) => {
                     tracing::warn!(nsid, %status, "Identify Namespace was refused");
                     rescan.refused = Some(status);
                 }
@@ -125,6 +141,24 @@ impl Core {
 }
 
 impl Rescan {
+    fn ns_read(&mut self, nsid: u32, bytes: &[u8]) {
+        let Ok((data, _)) = IdentifyNs::read_from_prefix(bytes) else { return };
+        // A namespace of no blocks is an inactive one.
+        if data.nsze != 0 {
+            self.found.push(Namespace::from_identify(nsid, &data));
+            self.csi_of = self.has_command_sets.then_some(nsid);
+        }
+    }
+
+    /// The command set of the namespace found last.
+    fn csi_read(&mut self, bytes: &[u8]) {
+        let csi = ns_descriptors(bytes).find(|descriptor| descriptor.nidt == NsDescriptor::CSI);
+        let csi = csi.and_then(|descriptor| descriptor.nid.first().copied());
+        if let (Some(csi @ 1..), Some(namespace)) = (csi, self.found.last_mut()) {
+            namespace.unsupported = Some(Unsupported::CommandSet { csi });
+        }
+    }
+
     /// Takes a list in: ascending identifiers, ended by 0. One that is out of order ends it, so that no device can keep us reading.
     fn list_read(&mut self, bytes: &[u8]) {
         let mut last = 0;

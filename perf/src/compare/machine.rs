@@ -58,6 +58,9 @@ pub(super) struct Conditions {
     pub(super) raw_ping_pong_ns: Vec<f64>,
     /// What one reading of the clock costs.
     pub(super) clock_ns: f64,
+    /// The controller's model, where there is a device to have one.
+    pub(super) model: Option<String>,
+    processor: String,
     ticks: Ticks,
 }
 
@@ -72,6 +75,8 @@ impl Conditions {
             poller_wait: Vec::new(),
             raw_ping_pong_ns: Vec::new(),
             clock_ns: clock_ns(),
+            model: None,
+            processor: processor(),
             ticks: Ticks::now(),
         }
     }
@@ -94,7 +99,20 @@ impl Conditions {
         sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
     }
 
-    /// What speaks against these numbers; empty when nothing does.
+    /// What of the machine is emulated in software, as in a guest of QEMU: then the figures say that it works, and little of how fast.
+    pub(super) fn emulated(&self) -> Vec<String> {
+        let mut emulated = Vec::new();
+        // As QEMU names them.
+        if self.processor.contains("TCG") {
+            emulated.push(format!("the processor ({})", self.processor));
+        }
+        if let Some(model) = self.model.as_ref().filter(|model| model.contains("QEMU")) {
+            emulated.push(format!("the controller ({model})"));
+        }
+        emulated
+    }
+
+    /// How busy the machine was, as far as that speaks against these numbers; empty when it does not.
     pub(super) fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
         let cores = self.cores.senders.len() + 1;
@@ -144,6 +162,13 @@ impl Ticks {
         let total = self.total.saturating_sub(earlier.total);
         if total == 0 { 0.0 } else { self.steal.saturating_sub(earlier.steal) as f64 / total as f64 }
     }
+}
+
+/// The processor's name; empty where the system does not say.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with("model name"));
+    line.and_then(|line| line.split_once(':')).map_or(String::new(), |(_, name)| name.trim().to_owned())
 }
 
 /// The load average of the last minute.

@@ -158,6 +158,9 @@ impl Slot<'_> {
     /// All measures of one scheme, on a controller of its own.
     fn measure<S: Scheme>(&self, entrant: &mut Entrant, conditions: &mut Conditions) -> Result<(), Error> {
         let mut rig = Rig::<S>::attach(self.address)?;
+        if matches!(self.address, Address::Pci(_)) {
+            conditions.model = rig.ctrlr.identity().map(|identity| identity.model());
+        }
         self.idle(&mut rig, &mut entrant.figures)?;
         self.traffic(&mut rig, entrant)?;
         self.storm(&mut rig, entrant, conditions)?;

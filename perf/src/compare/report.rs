@@ -132,6 +132,14 @@ fn words(comparison: &Comparison, text: &mut String) {
         conditions.mean_wait() * 100.0,
         conditions.clock_ns,
     );
+    let emulated = conditions.emulated();
+    if !emulated.is_empty() {
+        let _ = writeln!(
+            text,
+            "These figures say that it works, and mean little beyond that: emulated in software are {}.",
+            emulated.join(" and "),
+        );
+    }
     let doubts = conditions.doubts();
     if !doubts.is_empty() {
         let _ =
@@ -259,6 +267,7 @@ pub(super) fn json(comparison: &Comparison) -> Json {
             "clock_ns": conditions.clock_ns,
             "too_busy": !doubts.is_empty(),
             "doubts": doubts,
+            "emulated": conditions.emulated(),
         },
     })
 }

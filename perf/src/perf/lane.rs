@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::numbers::Random;
 use slipring::ctrlr::Namespace;
 use slipring::dma::{DmaBuffer, DmaSlice};
-use slipring::poller::{QpairError, QueuePair};
+use slipring::poller::{QpairError, QueuePair, SubmitReason};
 use slipring::ring::Outcome;
 use slipring::spec::completion::Completion;
 use std::time::Duration;
@@ -222,8 +222,25 @@ impl Lane {
         } else {
             self.qpair.write(&self.namespace, lba, data, index.into())
         };
-        submitted.map_err(Error::failed)?;
-        Ok(true)
+        match submitted {
+            Ok(()) => Ok(true),
+            Err(error) if matches!(error.reason, SubmitReason::NotConnected | SubmitReason::Gone) => {
+                self.take_back(index, error.data);
+                Ok(false)
+            }
+            Err(error) => Err(Error::failed(error)),
+        }
+    }
+
+    /// Undoes a start: the controller is failing or gone, of which the next poll says more.
+    #[cold]
+    fn take_back(&mut self, index: u32, data: Option<DmaSlice>) {
+        let slot = &mut self.slots[index as usize];
+        slot.data = data;
+        if let Some(ledger) = &mut self.ledger {
+            ledger.generations[slot.unit as usize] &= !BUSY;
+        }
+        self.idle.push(index);
     }
 
     /// Sleeps until something completes, at most for `timeout`.

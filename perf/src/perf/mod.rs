@@ -19,6 +19,7 @@ use outcome::Summary;
 use plan::Plan;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use worker::{Shared, Worker};
 
@@ -34,11 +35,12 @@ pub(crate) fn run(args: &PerfArgs) -> Result<ExitCode, Error> {
     interrupt::catch()?;
     let (summary, plan) = work(args, plan, &mut workers)?;
     drop(workers);
-    plan.session.close()?;
+    let closed = plan.session.close();
     crate::print(&summary.text(args.latency))?;
     if let Some(path) = &args.json {
         report::write_json(path, &summary.json)?;
     }
+    closed?;
     summary.verdict()
 }
 
@@ -46,9 +48,14 @@ fn work(args: &PerfArgs, mut plan: Plan, workers: &mut [Worker]) -> Result<(Summ
     if plan.fills_first {
         plan = pass(args, plan, workers, Work::Fill)?;
     }
-    plan = pass(args, plan, workers, Work::Pattern)?;
-    let writes = args.pattern.writes();
-    if args.verify && writes && workers.iter().all(|worker| worker.tally.found.wrong_blocks == 0) {
+    let is_lost = |plan: &Plan, workers: &[Worker]| {
+        plan.is_asked_back() || workers.iter().any(|worker| worker.tally.lost.is_some())
+    };
+    if !is_lost(&plan, workers) {
+        plan = pass(args, plan, workers, Work::Pattern)?;
+    }
+    let checks = args.verify && args.pattern.writes() && !is_lost(&plan, workers);
+    if checks && workers.iter().all(|worker| worker.tally.found.wrong_blocks == 0) {
         plan = pass(args, plan, workers, Work::Check)?;
     }
     Ok((Summary::of(args, &plan, workers), plan))
@@ -57,7 +64,7 @@ fn work(args: &PerfArgs, mut plan: Plan, workers: &mut [Worker]) -> Result<(Summ
 /// Has all workers do `work`, each on a thread of its own, and shows how they get on.
 fn pass(args: &PerfArgs, plan: Plan, workers: &mut [Worker], work: Work) -> Result<Plan, Error> {
     let shared = Shared::new(workers.len());
-    let Plan { session, namespaces, cores, seed, fills_first } = plan;
+    let Plan { session, namespaces, cores, seed, fills_first, asked_back } = plan;
     let crate::device::Session { poller, ctrlr, device } = session;
     workers[0].poller = Some(poller);
     let result = std::thread::scope(|scope| {
@@ -74,7 +81,9 @@ fn pass(args: &PerfArgs, plan: Plan, workers: &mut [Worker], work: Work) -> Resu
             }
         }
         let is_over = || threads.iter().all(std::thread::ScopedJoinHandle::is_finished);
-        watch(args, work, shared, is_over);
+        // Relaxed: a flag, nothing more.
+        let is_asked_back = || asked_back.load(Ordering::Relaxed);
+        watch(args, work, shared, is_over, is_asked_back);
         let mut threads = threads.into_iter();
         threads.try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
@@ -82,18 +91,24 @@ fn pass(args: &PerfArgs, plan: Plan, workers: &mut [Worker], work: Work) -> Resu
     let () = result?;
     let Some(poller) = poller else { return Err(Error::failed("the poller did not come back")) };
     let session = crate::device::Session { poller, ctrlr, device };
-    Ok(Plan { session, namespaces, cores, seed, fills_first })
+    Ok(Plan { session, namespaces, cores, seed, fills_first, asked_back })
 }
 
 /// Keeps the time, and shows progress each second.
-fn watch(args: &PerfArgs, work: Work, shared: &Shared, is_over: impl Fn() -> bool) {
+fn watch(
+    args: &PerfArgs,
+    work: Work,
+    shared: &Shared,
+    is_over: impl Fn() -> bool,
+    is_asked_back: impl Fn() -> bool,
+) {
     let begin = Instant::now();
     let measure_at = begin + args.warmup;
     let stop_at = (work == Work::Pattern).then(|| measure_at + args.time);
     let (mut shown_at, mut shown_ios) = (begin, 0);
     while !is_over() {
         let now = Instant::now();
-        if interrupt::came() || stop_at.is_some_and(|stop_at| now >= stop_at) {
+        if interrupt::came() || is_asked_back() || stop_at.is_some_and(|stop_at| now >= stop_at) {
             shared.stop();
         } else if work == Work::Pattern && now >= measure_at {
             shared.measure();

@@ -35,6 +35,7 @@ pub(super) struct Json {
     reads: u64,
     writes: u64,
     errors: u64,
+    ended_early: Option<String>,
     not_started: u64,
     verify: bool,
     verified_blocks: u64,
@@ -99,6 +100,7 @@ impl Summary {
             reads: all.reads,
             writes: all.writes,
             errors: all.found.errors,
+            ended_early: ended_early(plan, workers),
             not_started: all.not_started,
             verify: args.verify,
             verified_blocks: all.found.verified_blocks,
@@ -155,6 +157,9 @@ impl Summary {
         if errors > 0 {
             let _ = writeln!(text, "{} I/Os failed", thousands(errors));
         }
+        if let Some(why) = &self.json.ended_early {
+            let _ = writeln!(text, "ended early: {why}");
+        }
         text
     }
 
@@ -177,10 +182,25 @@ impl Summary {
         if let Some(wrong) = &self.first_wrong {
             return Err(Error::failed(wrong));
         }
+        if let Some(why) = &self.json.ended_early {
+            let Json { address, duration_s, .. } = &self.json;
+            return Err(Error::failed(format!("{address} ended early, after {duration_s:.1} s: {why}")));
+        }
         if let Some(error) = &self.first_error {
             let errors = thousands(self.json.errors);
             return Err(Error::failed(format!("{errors} I/Os failed, the first one being {error}")));
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Why the run was not as long as it was to be: the controller failed, or is wanted back.
+fn ended_early(plan: &Plan, workers: &[Worker]) -> Option<String> {
+    if let Some(failure) = plan.session.ctrlr.failure() {
+        return Some(failure.to_string());
+    }
+    if plan.is_asked_back() {
+        return Some("the system wants the device back".to_owned());
+    }
+    workers.iter().find_map(|worker| worker.tally.lost.clone())
 }

@@ -11,8 +11,10 @@ use crate::latency::Clock;
 use crate::numbers::{self, Random};
 use crate::report::thousands;
 use crate::{cores, report};
-use slipring::ctrlr::{CtrlrOptions, Namespace};
+use slipring::ctrlr::{ControllerEvent, CtrlrOptions, EventAnswer, Namespace, OnEvent};
 use slipring::poller::QpairOptions;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Blocks that one command can transfer (NLB is a zero-based 16-bit field).
 const MAX_COMMAND_BLOCKS: u64 = 65_536;
@@ -28,6 +30,8 @@ pub(super) struct Plan {
     pub(super) seed: u64,
     /// Blocks must be stamped before reading makes sense.
     pub(super) fills_first: bool,
+    /// Set when the system wants the device back: then the run ends, and the device is given back once nothing is in flight.
+    pub(super) asked_back: Arc<AtomicBool>,
 }
 
 impl Plan {
@@ -41,24 +45,34 @@ impl Plan {
         let device_core = if cores.is_empty() { None } else { cores::other_than(&cores) };
         let workers = cores.len().max(1) as u64;
         let per_namespace = workers * u64::from(args.qpairs);
-        let most = per_namespace * args.ns.map_or(address.namespaces(), |_| 1) + 1;
+        let most = per_namespace * args.ns.map_or(address.namespaces(), |_| 1);
         let io_queues = most.min(MAX_IO_QUEUES) as u16;
+        let asked_back = Arc::new(AtomicBool::new(false));
         let options = CtrlrOptions {
-            io_queues: io_queues.max(2),
+            io_queues: io_queues.max(1),
+            // No message does I/O here.
+            external_queue_entries: 0,
             interrupts: args.interrupts,
+            on_event: Some(notice(&asked_back)),
             ..CtrlrOptions::default()
         };
         let mut session = Session::open(&address, device_core, options)?;
         let namespaces = choose(&mut session, args)?;
         let seed = args.seed.unwrap_or_else(|| if args.verify { 0 } else { numbers::fresh_seed() });
         let fills_first = args.verify && !args.pattern.writes() && session.device.is_volatile;
-        let plan = Self { session, namespaces, cores, seed, fills_first };
+        let plan = Self { session, namespaces, cores, seed, fills_first, asked_back };
         plan.check(args, per_namespace)?;
         Ok(plan)
     }
 
     pub(super) fn workers(&self) -> usize {
         self.cores.len().max(1)
+    }
+
+    /// Whether the system wants the device back.
+    pub(super) fn is_asked_back(&self) -> bool {
+        // Relaxed: a flag, nothing more.
+        self.asked_back.load(Ordering::Relaxed)
     }
 
     fn check(&self, args: &PerfArgs, per_namespace: u64) -> Result<(), Error> {
@@ -79,8 +93,7 @@ impl Plan {
             )));
         }
         let wanted = per_namespace * self.namespaces.len() as u64;
-        // One of them is for messages.
-        let there_are = u64::from(limits.io_queues).saturating_sub(1);
+        let there_are = u64::from(limits.io_queues);
         if wanted > there_are {
             return Err(Error::input(format!(
                 "{wanted} queue pairs are needed, and this controller grants {there_are}: expected a smaller -P, fewer \
@@ -165,6 +178,20 @@ impl Plan {
         }
         Ok(Lane::new(qpair, namespace, buffers, source, ledger))
     }
+}
+
+/// Has a request to give the device back noted. It is given back at the end of the run, which follows at once; the driver's own way would cut off
+/// what is in flight.
+fn notice(asked_back: &Arc<AtomicBool>) -> OnEvent {
+    let asked_back = Arc::clone(asked_back);
+    OnEvent::new(move |event| {
+        if *event != ControllerEvent::RemoveRequested {
+            return EventAnswer::Proceed;
+        }
+        // Relaxed: a flag, nothing more.
+        asked_back.store(true, Ordering::Relaxed);
+        EventAnswer::Object
+    })
 }
 
 /// What can be wrong without a look at the device.

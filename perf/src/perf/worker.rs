@@ -81,6 +81,8 @@ pub(super) struct Tally {
     /// I/Os that the schedule wanted and that were not begun when the time was up.
     pub(super) not_started: u64,
     pub(super) found: Found,
+    /// Why the controller cannot be worked with any more.
+    pub(super) lost: Option<String>,
 }
 
 /// When an open loop's I/Os are to begin.
@@ -107,7 +109,15 @@ pub(super) struct Worker {
 impl Tally {
     pub(super) fn new() -> Self {
         let found = Found::default();
-        Self { histogram: Histogram::new(), reads: 0, writes: 0, duration_ns: 0, not_started: 0, found }
+        let histogram = Histogram::new();
+        Self { histogram, reads: 0, writes: 0, duration_ns: 0, not_started: 0, found, lost: None }
+    }
+
+    /// The controller is gone, or of no more use: what has run is reported. What is in flight comes back while polling goes on.
+    #[cold]
+    fn lose(&mut self, why: &dyn std::fmt::Display, shared: &Shared) {
+        self.lost.get_or_insert_with(|| why.to_string());
+        shared.stop();
     }
 }
 
@@ -138,14 +148,16 @@ impl Worker {
         let mut time = Instant::now();
         self.lanes.iter_mut().for_each(|lane| lane.turn_to(work));
         loop {
-            if let Some(poller) = &mut self.poller {
-                poller.poll(time).map_err(Error::failed)?;
+            if let Some(poller) = &mut self.poller
+                && let Err(error) = poller.poll(time)
+            {
+                self.tally.lose(&error, shared);
             }
             let stage = shared.stage();
             if stage != run.stage {
                 run.change(stage, now_ns(), &mut self.tally);
             }
-            let completed = self.turn(&mut run, &now_ns)?;
+            let completed = self.turn(&mut run, shared, &now_ns)?;
             if completed > 0 {
                 run.idle_rounds = 0;
                 shared.ios[number].store(run.ios, Ordering::Relaxed);
@@ -182,13 +194,16 @@ impl Worker {
 
     /// One round over all lanes; says how many I/Os completed.
     #[inline(always)]
-    fn turn(&mut self, run: &mut Run, now_ns: &impl Fn() -> u64) -> Result<usize, Error> {
-        let Tally { histogram, reads, writes, found, .. } = &mut self.tally;
+    fn turn(&mut self, run: &mut Run, shared: &Shared, now_ns: &impl Fn() -> u64) -> Result<usize, Error> {
         let is_closed = run.schedule.is_none() && run.stage != Stage::Stop;
         let is_measured = run.stage == Stage::Measure;
         let mut all = 0;
         for lane in &mut self.lanes {
-            let completed = lane.poll().map_err(Error::failed)?;
+            let completed = lane.poll().unwrap_or_else(|error| {
+                self.tally.lose(&error, shared);
+                0
+            });
+            let Tally { histogram, reads, writes, found, .. } = &mut self.tally;
             if completed == 0 && !(is_closed && lane.has_room()) {
                 continue;
             }

@@ -4,6 +4,7 @@
 mod hotplug;
 mod itself;
 mod media;
+mod removal;
 mod shapes;
 mod two_controllers;
 mod vfio;
@@ -18,6 +19,8 @@ pub fn groups() -> Vec<Group> {
         media::group(),
         shapes::group(),
         vfio::group(),
+        removal::asked_back_group(),
+        removal::pulled_out_group(),
         itself::group(),
     ]
 }

@@ -1,10 +1,20 @@
-//! Controllers of other shapes than usual, as `nvme-cli` sees them: what the driver's own tests rely on.
+//! Controllers of other shapes than usual: as `nvme-cli` sees them, which the driver's own tests rely on, and under the driver. And what is refused.
 #![forbid(unsafe_code)]
 
 use crate::group::{Group, Test};
 use crate::hardware::{Controller, Media, Namespace};
-use crate::inside::{Inside, nvme, pci, run, wait_for};
+use crate::inside::{Inside, SLIPRING, nvme, output, pci, run, wait_for};
 use serde_json::Value;
+use slipring::ctrlr::{Ctrlr, CtrlrOptions, Message, Reply};
+use slipring::dma::DmaSlice;
+use slipring::poller::{Poller, QpairError, QpairOptions};
+use slipring::ring::{LockFree, Outcome};
+use slipring::spec::command::Command;
+use slipring::transport::vfio::VfioTransport;
+use std::fs;
+use std::time::{Duration, Instant};
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 pub fn group() -> Group {
     let one = |id: &'static str| Controller::new(id).media(Media::disk(16));
@@ -31,11 +41,18 @@ pub fn group() -> Group {
         .test(Test::new("queues_vectors_and_mdts_are_as_asked", limits))
         .test(Test::new("namespaces_are_sparse_zoned_and_with_metadata", namespaces))
         .test(Test::new("two_functions_share_a_group", shared_group))
+        .test(Test::new("one_io_queue_pair_is_enough", one_queue_pair).deadline(120))
+        .test(Test::new("transfers_are_as_long_as_the_controller_takes", transfer_limits).deadline(120))
+        .test(Test::new("more_queue_pairs_than_vectors_wait_for_interrupts", few_vectors))
+        .test(Test::new("sparse_namespaces_have_their_own_bytes", sparse))
+        .test(Test::new("zoned_and_metadata_namespaces_are_refused_and_the_others_work", odd))
+        .test(Test::new("what_cannot_be_used_is_refused_in_one_line", refusals).deadline(120))
 }
 
 /// The node of a controller.
 fn node(inside: &Inside, id: &str) -> String {
     let address = inside.address(id);
+    pci::bind(&address, "nvme");
     format!("/dev/{}", wait_for(&format!("the name of {id}"), pci::KERNEL, || pci::kernel_name(&address)))
 }
 
@@ -78,4 +95,167 @@ fn shared_group(inside: &Inside) {
     assert!(first.ends_with(":00.0") && second.ends_with(":00.1"), "{first} and {second}");
     assert_eq!(pci::group(&first), pci::group(&second));
     assert_eq!(pci::group_members(pci::group(&first)), [first, second]);
+}
+
+/// A controller on vfio-pci, attached with the default options.
+fn attach(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
+    let address = inside.address(id);
+    pci::bind(&address, "vfio-pci");
+    let transport = VfioTransport::open(address.parse().expect("an address")).expect("opened");
+    Ctrlr::attach(transport, CtrlrOptions::default()).expect("attached")
+}
+
+/// A second of verified I/O; the words are beside those that are always the same.
+fn perf(address: &str, words: &[&str]) {
+    let always = [
+        "perf",
+        address,
+        "-w",
+        "randrw",
+        "-M",
+        "50",
+        "-t",
+        "1",
+        "--verify",
+        "--quiet",
+        "--json=/tmp/perf.json",
+    ];
+    run(SLIPRING, &[&always[..], words].concat());
+    let json: Value =
+        serde_json::from_str(&fs::read_to_string("/tmp/perf.json").expect("written")).expect("JSON");
+    assert!(json["verified_blocks"].as_u64() > Some(0), "{json}");
+    assert_eq!((json["errors"].as_u64(), json["wrong_blocks"].as_u64()), (Some(0), Some(0)), "{json}");
+}
+
+fn one_queue_pair(inside: &Inside) {
+    let address = inside.address("oneq");
+    // With the default options it serves messages, and queue pairs are refused clearly.
+    let ctrlr = attach(inside, "oneq");
+    let mut poller = Poller::new(&ctrlr, "guest").expect("free");
+    assert_eq!(ctrlr.limits().expect("limits").io_queues, 1);
+    let refused = poller.queue_pair(&QpairOptions::default()).expect_err("the messages have it");
+    assert!(matches!(refused, QpairError::NoneFree { io_queues: 1 }), "{refused}");
+    let data = DmaSlice::from(poller.allocate(512).expect("memory"));
+    let ticket = poller
+        .send(Message::Io { command: Command::read(1, 0, 1), data: Some(Box::new(data)) })
+        .expect("running");
+    while !ticket.is_ready() {
+        poller.poll(Instant::now()).expect("alive");
+    }
+    let outcome = ticket.wait(Duration::ZERO).expect("it is ready");
+    assert!(
+        matches!(&outcome, Outcome::Completed(Reply::Command { status, .. }) if status.is_success()),
+        "{outcome:?}"
+    );
+    poller.detach(DEADLINE).expect("detached");
+    // Without I/O messages it is the embedder's, as the commands do it.
+    perf(&address, &["-q", "8", "-o", "4096"]);
+    perf(&address, &["-q", "8", "-o", "4096", "--interrupts"]);
+    refused_in_one_line(
+        &["perf", &address, "-P", "2"],
+        "2 queue pairs are needed, and this controller grants 1",
+    );
+}
+
+fn transfer_limits(inside: &Inside) {
+    for (id, limit) in [("mdts1", 8 << 10), ("msix", 1 << 20)] {
+        let ctrlr = attach(inside, id);
+        assert_eq!(ctrlr.limits().expect("limits").max_transfer_bytes, limit, "{id}");
+        ctrlr.detach(DEADLINE).expect("detached");
+        let address = inside.address(id);
+        perf(&address, &["-q", "2", "-o", &limit.to_string()]);
+        perf(&address, &["-q", "8", "-o", "512"]);
+        refused_in_one_line(
+            &["perf", &address, "-o", &(2 * limit).to_string()],
+            &format!("1 block to {limit} bytes"),
+        );
+    }
+}
+
+/// Two vectors, and four queue pairs that wait: one of them, or two, have their own, the others nap.
+fn few_vectors(inside: &Inside) {
+    let address = inside.address("msix");
+    pci::bind(&address, "vfio-pci");
+    perf(&address, &["-q", "4", "-o", "4096", "-P", "4", "--interrupts"]);
+}
+
+fn sparse(inside: &Inside) {
+    let ctrlr = attach(inside, "many");
+    let nsids: Vec<_> = ctrlr.namespaces().iter().map(|namespace| namespace.nsid).collect();
+    assert_eq!(nsids, [1, 100, 256]);
+    ctrlr.detach(DEADLINE).expect("detached");
+    let address = inside.address("many");
+    let bytes_of = |nsid: u32| vec![nsid as u8 ^ 0x5a; 64 << 10];
+    for nsid in nsids.iter().copied() {
+        fs::write("/tmp/image", bytes_of(nsid)).expect("room");
+        run(SLIPRING, &["write", &address, &format!("--ns={nsid}"), "--lba=8", "--file=/tmp/image"]);
+    }
+    for nsid in nsids {
+        run(
+            SLIPRING,
+            &["read", &address, &format!("--ns={nsid}"), "--lba=8", "--blocks=128", "--file=/tmp/back"],
+        );
+        assert!(fs::read("/tmp/back").expect("read") == bytes_of(nsid), "namespace {nsid} has its own bytes");
+    }
+    refused_in_one_line(&["read", &address, "--ns=2", "--blocks=1"], "expected one of 1, 100, 256");
+}
+
+fn odd(inside: &Inside) {
+    let address = inside.address("odd");
+    pci::bind(&address, "vfio-pci");
+    for (ns, why) in [("--ns=1", "0x2 (zoned)"), ("--ns=2", "8 bytes of metadata per block")] {
+        fs::write("/tmp/image", vec![0; 4096]).expect("room");
+        refused_in_one_line(&["read", &address, ns, "--blocks=1"], why);
+        refused_in_one_line(&["write", &address, ns, "--file=/tmp/image"], why);
+        refused_in_one_line(&["perf", &address, ns], why);
+    }
+    perf(&address, &["--ns=3", "-q", "8", "-o", "4096"]);
+    let identity: Value =
+        serde_json::from_str(&run(SLIPRING, &["identify", &address, "--json"])).expect("JSON");
+    assert_eq!(identity["namespaces"].as_array().map(Vec::len), Some(3), "{identity}");
+    let text = run(SLIPRING, &["identify", &address]);
+    assert!(text.contains("zoned") && text.contains("metadata"), "it says which cannot be used: {text}");
+}
+
+/// What cannot be done, or not yet: one line says why, and nothing panics.
+fn refusals(inside: &Inside) {
+    let (first, second) = (inside.address("fn0"), inside.address("fn1"));
+    let bridge = "0000:00:04.0";
+    let identify = |address: &str, why: &str| refused_in_one_line(&["identify", address], why);
+    identify("0000:7f:00.0", "there is no PCI device 0000:7f:00.0");
+    identify(bridge, "0000:00:04.0 is no NVMe controller");
+    refused_in_one_line(&["bind", bridge], "is no NVMe controller");
+    // The kernel's driver has it, and no driver.
+    pci::bind(&first, "nvme");
+    pci::bind(&second, "nvme");
+    identify(&first, "is bound to the driver 'nvme'");
+    pci::unbind(&first);
+    identify(&first, "is bound to no driver");
+    // The other function of its group is the kernel's; with both given up it works.
+    run(SLIPRING, &["bind", &first]);
+    identify(&first, &format!("with {second}, which must be given up too: sudo slipring bind {second}"));
+    run(SLIPRING, &["bind", &second]);
+    assert!(run(SLIPRING, &["identify", &first]).contains("SERIAL-fn0"));
+    let list = run(SLIPRING, &["list"]);
+    let line = list.lines().find(|line| line.contains(&first)).expect("listed");
+    assert!(line.contains("vfio-pci") && line.contains("ready"), "{line}");
+    // What is mounted is not taken, unless by force.
+    run(SLIPRING, &["unbind", &first]);
+    let node = pci::block_device(&first, 1);
+    run("modprobe", &["-a", "crc32c_generic", "ext4"]);
+    run("mkfs.ext4", &["-q", &node]);
+    run("mount", &["-t", "ext4", &node, "/mnt"]);
+    refused_in_one_line(&["bind", &first], "mounted at /mnt");
+    run("umount", &["/mnt"]);
+    run(SLIPRING, &["bind", &first]);
+    run(SLIPRING, &["unbind", &first]);
+    run(SLIPRING, &["unbind", &second]);
+}
+
+/// It is refused with status 2 and one line, which says why.
+fn refused_in_one_line(arguments: &[&str], why: &str) {
+    let output = output(SLIPRING, arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{arguments:?}: {said}");
+    assert!(said.contains(why), "{arguments:?}: {said}");
 }

@@ -16,13 +16,11 @@ use std::time::{Duration, Instant};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const USER: u32 = 1000;
-/// vfio-pci says these when a device is opened and its reset hides capabilities for a moment; they mean nothing.
-const VFIO_CHATTER: &[&str] = &["vfio-pci 0000:"];
 /// The sector that cannot be read.
 const UNREADABLE: u64 = 1000;
 
 pub fn group() -> Group {
-    let test = |name, body| Test::new(name, body).deadline(180).allow_log(VFIO_CHATTER);
+    let test = |name, body| Test::new(name, body).deadline(180);
     Group::new("vfio")
         .controller(
             Controller::new("nv0").serial("SER0000").media(Media::disk(64).error_at("read", UNREADABLE)),
@@ -34,11 +32,13 @@ pub fn group() -> Group {
                 .namespace(Namespace::new(2, Media::disk(64)).lba_bytes(4096)),
         )
         .controller(Controller::new("slow").media(Media::slow(64, Duration::from_secs(2))))
+        .controller(Controller::new("void").serial("SER0003").media(Media::slow(64, Duration::ZERO)))
         .test(test("identify_smart_and_features_agree_with_nvme_cli", agrees))
         .test(test("the_kernels_driver_reads_the_same_bytes_and_the_other_way_round", same_bytes))
         .test(test("perf_verifies_polled_and_with_interrupts", perf_verifies))
         .test(test("every_offset_and_length_arrives_whole", offsets))
         .test(test("a_storm_loses_nothing", storm))
+        .test(test("compare_prints_its_table_and_what_it_is_worth", compare))
         .test(test("a_media_error_reaches_the_caller_as_its_status", media_error))
         .test(test("a_slow_device_is_detached_by_its_deadline", slow_device))
         .test(test("a_late_doorbell_goes_nowhere_when_memory_decoding_is_off", decoding_off))
@@ -256,14 +256,37 @@ fn offsets(inside: &Inside) {
     poller.detach(DEADLINE).expect("detached");
 }
 
+/// On a medium that takes no time: QEMU 7.2 frees queues whose reads are still in flight when a doorbell comes just before a reset, and crashes in every
+/// other storm on a medium that takes some.
 fn storm(inside: &Inside) {
-    let address = inside.address("nv1");
+    let address = inside.address("void");
     pci::bind(&address, "vfio-pci");
     run(SLIPRING, &["stress", &address, "--seconds=30", "--seed=3353", "--json=/tmp/stress.json"]);
     let json: Value =
         serde_json::from_str(&fs::read_to_string("/tmp/stress.json").expect("written")).expect("JSON");
     assert_eq!((json["lost"].as_u64(), json["duplicated"].as_u64()), (Some(0), Some(0)), "{json}");
     assert!(json["sent"].as_u64() > Some(100) && json["attach_cycles"].as_u64() > Some(3), "{json}");
+}
+
+fn compare(inside: &Inside) {
+    let address = inside.address("void");
+    pci::bind(&address, "vfio-pci");
+    let printed =
+        run(SLIPRING, &["compare", &address, "--rounds=1", "--seconds=20", "--json=/tmp/compare.json"]);
+    for scheme in ["lockfree", "spinlock", "spinlock-flag", "robust-mutex", "(control)"] {
+        assert!(printed.contains(scheme), "the table has {scheme}: {printed}");
+    }
+    assert!(printed.contains("mean little") && printed.contains("QEMU NVMe Ctrl"), "{printed}");
+    let json: Value =
+        serde_json::from_str(&fs::read_to_string("/tmp/compare.json").expect("written")).expect("JSON");
+    for scheme in json["schemes"].as_array().expect("a list") {
+        assert_eq!((scheme["lost"].as_u64(), scheme["duplicated"].as_u64()), (Some(0), Some(0)), "{scheme}");
+        assert!(
+            scheme["sent"].as_u64() > Some(0) && scheme["messages_per_s"].as_f64() > Some(0.0),
+            "{scheme}"
+        );
+    }
+    assert_eq!(json["machine"]["emulated"].as_array().map(Vec::len), Some(2), "{json}");
 }
 
 fn media_error(inside: &Inside) {

@@ -110,12 +110,25 @@ impl Inside {
         devices.as_array().expect("a list").iter().any(|device| device["name"] == id)
     }
 
-    /// Pulls a controller out, without asking anybody: the group must have native hot plug. There may be no `DEVICE_DELETED`: QEMU 7.2 keeps the
-    /// memory of a controller that goes with I/O in flight.
-    pub fn surprise_remove(&self, id: &str) {
+    /// Pulls a controller out, without asking anybody: the group must have native hot plug. Returns when it was gone. There may be no `DEVICE_DELETED`: QEMU 7.2
+    /// keeps the memory of a controller that goes with I/O in flight.
+    ///
+    /// No doorbell may be rung just before or meanwhile: QEMU 7.2 waits for the I/O in flight, begins what was announced in queues that it frees next, and
+    /// writes to them when a doorbell that waited for it comes through. It crashes sooner or later.
+    pub fn surprise_remove(&self, id: &str) -> Instant {
         assert!(self.group.native_hotplug, "surprise removal needs native hot plug");
         pci::cut_power(&self.group.place(id).port_address());
+        let gone_at = Instant::now();
         assert!(!self.is_plugged(id), "{id} is gone as soon as its slot has no power");
+        gone_at
+    }
+
+    /// How many reads of a controller's only namespace QEMU has ended, those before it was pulled out included.
+    pub fn reads_ended(&self, id: &str) -> u64 {
+        let all = self.qmp("query-blockstats", json!({}));
+        let node = format!("{id}-media");
+        let of_it = all.as_array().expect("a list").iter().filter(|one| one["node-name"] == node);
+        of_it.map(|one| one["stats"]["rd_operations"].as_u64().expect("a number")).sum()
     }
 
     /// Limits a controller's or namespace's medium to so many operations a second; 0 is no limit.
@@ -130,6 +143,13 @@ impl Inside {
     fn ask(&self, ask: &Ask) -> Result<Value, String> {
         agent::ask(&mut self.host.lock().expect("nobody panics while asking"), ask)
     }
+}
+
+/// How many VFIO devices this process has open.
+pub fn open_vfio_devices() -> usize {
+    let all = std::fs::read_dir("/proc/self/fd").expect("the descriptors").flatten();
+    let links = all.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().contains("[vfio-device]")).count()
 }
 
 /// Whether this test is root.
@@ -161,6 +181,11 @@ pub fn output(program: &str, arguments: &[&str]) -> Output {
     }
     std::io::stdout().write_all(text.as_bytes()).expect("the agent reads");
     output
+}
+
+/// Puts a line into the test's report.
+pub fn note(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("the agent reads");
 }
 
 /// Runs a program that must succeed; what it printed.
