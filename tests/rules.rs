@@ -95,7 +95,7 @@ fn exercise(what: &str, config: Config, options: CtrlrOptions) {
         let ticket = poller.send(read).expect("running");
         match answer(&mut poller, ticket) {
             Reply::Command { status: Status::SUCCESS, .. } if has_external => {}
-            Reply::Refused(Refusal::NoIoQueue) if !has_external => {}
+            Reply::Refused { why: Refusal::NoIoQueue, .. } if !has_external => {}
             other => panic!("{what}: {other:?}"),
         }
     }
