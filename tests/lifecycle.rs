@@ -2,8 +2,8 @@
 
 mod support;
 
-use slipring::ctrlr::{CtrlrState, Message, Reply, admin};
-use slipring::emulated::{Config, Latency, NamespaceConfig, QueueKind};
+use slipring::ctrlr::{Ctrlr, CtrlrOptions, CtrlrState, Message, Reply, admin};
+use slipring::emulated::{self, Config, Latency, NamespaceConfig, QueueKind};
 use slipring::poller::{QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
 use std::time::{Duration, Instant};
@@ -181,4 +181,20 @@ fn a_detach_in_the_middle_of_a_reset_shuts_down_too() {
         assert!(reset.is_over().is_some(), "the reset came to an end, one way or another");
         drop(qpair);
     }
+}
+
+#[test]
+fn a_controller_that_never_becomes_ready_is_given_up_in_time() {
+    let timeout = Duration::from_millis(500);
+    let config = Config { timeout, ready_delay: Duration::from_secs(3600), ..Config::default() };
+    let (transport, device) = emulated::new(config).expect("valid");
+    let _device = device.spawn(None).expect("a thread");
+    let begun = Instant::now();
+    let error = Ctrlr::<LockFree>::attach(transport, CtrlrOptions::default()).expect_err("it is never ready");
+    assert!(begun.elapsed() >= timeout, "it was given the time that it says it needs (CAP.TO)");
+    let said = error.to_string();
+    assert!(
+        said.contains("the controller did not reach CSTS.RDY = 1 within") && said.lines().count() == 1,
+        "{said}"
+    );
 }

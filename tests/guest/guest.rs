@@ -125,9 +125,7 @@ impl Guest {
                 guest.boot = begun.elapsed();
                 Ok(guest)
             }
-            Ok(other) => {
-                Err(format!("the guest's first message is {other:?}, not that it is ready").into())
-            }
+            Ok(other) => Err(format!("the guest's first message is {other:?}, not that it is ready").into()),
             Err(why) => Err(NotBooted::Silent(format!("it did not boot: {why}\n{}", guest.console()))),
         }
     }

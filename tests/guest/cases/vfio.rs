@@ -9,6 +9,7 @@ use slipring::ctrlr::{Ctrlr, CtrlrOptions, admin};
 use slipring::dma::DmaSlice;
 use slipring::poller::{Poller, QpairOptions};
 use slipring::ring::{LockFree, Outcome};
+use slipring::spec::feature::FeatureId;
 use slipring::spec::status::Status;
 use slipring::transport::vfio::{VfioTransport, install_sigbus_guard};
 use std::fs;
@@ -91,7 +92,7 @@ fn agrees(inside: &Inside) {
         let namespaces: Vec<Value> =
             nsids.iter().map(|nsid| nvme(&["id-ns", &node, &format!("--namespace-id={nsid}")])).collect();
         let smart = nvme(&["smart-log", &node]);
-        let threshold = run("nvme", &["get-feature", &node, "--feature-id=4"]);
+        let features = FEATURES.map(|feature| (feature, feature_by_nvme_cli(&node, feature)));
 
         pci::bind(&address, "vfio-pci");
         let ours: Value =
@@ -105,16 +106,39 @@ fn agrees(inside: &Inside) {
         let ctrlr = attach_bound(inside, id);
         let mut poller = Poller::new(&ctrlr, "guest").expect("free");
         let log = poller.call(admin::smart_log(), DEADLINE).expect("SMART");
-        assert_eq!(u64::from(log.temperature_k()), smart["temperature"].as_u64().expect("a number"));
-        assert_eq!(u64::from(log.critical_warning), smart["critical_warning"].as_u64().expect("a number"));
-        let feature = slipring::spec::feature::FeatureId::TEMPERATURE_THRESHOLD;
-        let value = poller.call(admin::get_feature(feature, 0), DEADLINE).expect("the feature");
-        assert!(
-            threshold.contains(&format!("{value:08x}")) || threshold.contains(&format!("{value:#x}")),
-            "{value:#x}: {threshold}"
-        );
+        for (key, value) in [
+            ("temperature", log.temperature_k().into()),
+            ("critical_warning", log.critical_warning.into()),
+            ("avail_spare", log.avail_spare.into()),
+            ("spare_thresh", log.spare_thresh.into()),
+            ("percent_used", log.percent_used.into()),
+            ("warning_temp_time", u64::from(log.warning_temp_time)),
+            ("critical_comp_time", u64::from(log.critical_comp_time)),
+        ] {
+            assert_eq!(smart[key].as_u64(), Some(value), "{id}: {key} of the SMART log");
+        }
+        for (feature, theirs) in features {
+            let ours = poller.call(admin::get_feature(feature, 0), DEADLINE).expect("the feature");
+            assert_eq!(ours, theirs, "{id}: {feature:?}");
+        }
         poller.detach(DEADLINE).expect("detached");
     }
+}
+
+/// Those that neither driver sets.
+const FEATURES: [FeatureId; 6] = [
+    FeatureId::ARBITRATION,
+    FeatureId::POWER_MANAGEMENT,
+    FeatureId::TEMPERATURE_THRESHOLD,
+    FeatureId::VOLATILE_WRITE_CACHE,
+    FeatureId::NUMBER_OF_QUEUES,
+    FeatureId::WRITE_ATOMICITY,
+];
+
+fn feature_by_nvme_cli(node: &str, feature: FeatureId) -> u32 {
+    let said = run("nvme", &["get-feature", node, &format!("--feature-id={}", feature.0)]);
+    let value = said.trim().rsplit(':').next().unwrap_or_default().trim_start_matches("0x");
+    u32::from_str_radix(value, 16).unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
 /// Ten MiB that differ in every sector.
@@ -178,7 +202,9 @@ fn perf_verifies(inside: &Inside) {
         ("32", "131072", None),
         ("128", "4096", None),
         ("1", "524288", None),
+        ("1", "524288", Some("--interrupts")),
         ("32", "4096", Some("--interrupts")),
+        ("128", "4096", Some("--interrupts")),
     ] {
         let mut arguments = vec![
             "perf",
@@ -192,7 +218,7 @@ fn perf_verifies(inside: &Inside) {
             "-M",
             "50",
             "-t",
-            "2",
+            "1",
             "--verify",
             "--quiet",
             "--ns=2",
