@@ -74,7 +74,8 @@ fn perf() {
     assert!(number("ios") > 0.0 && (number("reads") + number("writes") - number("ios")).abs() < 0.5);
     assert!((number("iops") * number("duration_s") / number("ios") - 1.0).abs() < 0.01, "{result}");
     assert!((number("bytes_per_s") / number("iops") - 8192.0).abs() < 1.0, "{result}");
-    assert!((0.25..30.0).contains(&number("duration_s")), "{result}");
+    // On a busy machine a worker may see the end of the warm-up late.
+    assert!((0.001..30.0).contains(&number("duration_s")), "{result}");
     let latency = &result["latency_ns"];
     let order = ["min", "p50", "p90", "p99", "p99_9", "p99_99", "p99_999", "max"];
     let values = order.map(|key| latency[key].as_u64().unwrap_or_else(|| panic!("{key} in {latency}")));
