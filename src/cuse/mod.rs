@@ -37,6 +37,8 @@ mod policy;
 mod request;
 mod requests;
 mod server;
+#[cfg(test)]
+mod tests;
 mod unit;
 pub mod wire;
 

@@ -85,6 +85,9 @@ impl Node {
         let Ok((asked, _)) = CuseInitIn::read_from_prefix(body) else {
             return self.fail(unique, Errno::INVAL);
         };
+        if self.state != NodeState::Opening {
+            return self.fail(unique, Errno::INVAL);
+        }
         if asked.major != wire::MAJOR
             || asked.minor < wire::MINOR
             || asked.flags & wire::UNRESTRICTED_IOCTL == 0
@@ -93,9 +96,6 @@ impl Node {
             self.fail(unique, Errno::PROTO);
             self.state = NodeState::Gone;
             return;
-        }
-        if self.state != NodeState::Opening {
-            return self.fail(unique, Errno::INVAL);
         }
         let (dev_major, dev_minor) = world.host.number();
         let init = CuseInitOut {

@@ -92,7 +92,9 @@ fn capabilities(id: FeatureId) -> Option<u32> {
         | FeatureId::WRITE_ATOMICITY
         | FeatureId::ASYNC_EVENT_CONFIG => Some(CHANGEABLE | SAVEABLE),
         FeatureId::ERROR_RECOVERY => Some(CHANGEABLE | SAVEABLE | NAMESPACE_SPECIFIC),
-        FeatureId::POWER_MANAGEMENT | FeatureId::NUMBER_OF_QUEUES => Some(CHANGEABLE),
+        FeatureId::POWER_MANAGEMENT | FeatureId::NUMBER_OF_QUEUES | FeatureId::COMMAND_SET_PROFILE => {
+            Some(CHANGEABLE)
+        }
         _ => None,
     }
 }
@@ -186,6 +188,8 @@ impl Device {
         let invalid = match id {
             // There is one power state.
             FeatureId::POWER_MANAGEMENT => value & 0x1f != 0,
+            // There is one combination of command sets.
+            FeatureId::COMMAND_SET_PROFILE => value & 0x1ff != 0,
             // Reading deallocated blocks is never an error here.
             FeatureId::ERROR_RECOVERY => value & 1 << 16 != 0,
             FeatureId::NUMBER_OF_QUEUES => {

@@ -124,7 +124,8 @@ impl Kernel {
     }
 }
 
-type Answers = mpsc::Receiver<Vec<u8>>;
+/// Where an answer arrives.
+pub type Answers = mpsc::Receiver<Vec<u8>>;
 
 impl Line {
     /// Sends a message; what comes back is the way to its answer.
@@ -140,6 +141,13 @@ impl Line {
         let header = InHeader { len, opcode, unique, uid, gid: uid, pid, ..InHeader::default() };
         self.raw(&[header.as_bytes(), &body].concat())?;
         Ok((unique, answers))
+    }
+
+    /// Where the answer to a message will arrive that is sent by other means.
+    pub fn expect_answer(&self, unique: u64) -> Answers {
+        let (sender, answers) = mpsc::channel();
+        self.waiting.lock().unwrap().as_mut().expect("a live line").insert(unique, sender);
+        answers
     }
 
     /// Sends any bytes.

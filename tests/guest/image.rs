@@ -17,7 +17,7 @@ const BOOT_MODULES: &[&str] =
 /// Modules that a test may load with `modprobe`.
 const OTHER_MODULES: &[&str] = &["crc32c_generic", "ext4"];
 /// Programs of the host that tests run in the guest.
-const GUEST_PROGRAMS: &[&str] = &["nvme", "strace", "mkfs.ext4", "e2fsck"];
+const GUEST_PROGRAMS: &[&str] = &["nvme", "smartctl", "strace", "mkfs.ext4", "e2fsck"];
 
 const INIT: &str = include_str!("init.sh");
 

@@ -10,6 +10,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("cpio", "cpio"),
     ("depmod", "kmod"),
     ("nvme", "nvme-cli"),
+    ("smartctl", "smartmontools"),
     ("strace", "strace"),
     ("xz", "xz-utils"),
     ("mkfs.ext4", "e2fsprogs"),

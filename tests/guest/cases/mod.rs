@@ -1,6 +1,7 @@
 //! The tests that run inside, one file a group.
 #![forbid(unsafe_code)]
 
+mod cuse;
 mod hotplug;
 mod itself;
 mod media;
@@ -21,6 +22,7 @@ pub fn groups() -> Vec<Group> {
         vfio::group(),
         removal::asked_back_group(),
         removal::pulled_out_group(),
+        cuse::group(),
         itself::group(),
     ]
 }
