@@ -209,7 +209,7 @@ fn arbitrary_messages_do_no_harm() {
         let files = [rack.ctrlr(), rack.namespace(1)];
         for file in &files {
             let mut waiting = Vec::new();
-            for _ in 0..32 {
+            for _ in 0..128 {
                 unique += 2;
                 let mut bytes = mutate(&mut random, &corpus, unique);
                 if bytes.len() >= 48 && bytes[4] == opcode::IOCTL as u8 && random.below(8) != 0 {
