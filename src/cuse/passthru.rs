@@ -4,12 +4,10 @@
 use super::ioctls::{PassthruCmd, PassthruCmd64, UserIo};
 use super::request::{Asking, NodeKind, Run, Transfer, read};
 use super::{lengths, policy};
-use crate::spec::command::{AdminOpcode, Command, NvmOpcode};
+use crate::spec::command::{Command, NvmOpcode};
 use rustix::io::Errno;
 use std::time::Duration;
 
-/// What DMA memory is given out in.
-const PAGE_BYTES: usize = 4096;
 /// Entries of a vector of buffers at most (UIO_MAXIOV).
 const MAX_VECTOR: u32 = 1024;
 /// How long a command may take whose structure does not say, as with Linux.
@@ -187,12 +185,7 @@ impl Passthru {
     ) -> Result<(), Errno> {
         let namespace = asking.namespaces.iter().find(|namespace| namespace.nsid == command.nsid);
         let block_bytes = namespace.map_or(512, |namespace| namespace.block_bytes);
-        let mut moved = lengths::of(self.is_admin, command, block_bytes).unwrap_or(0);
-        // libnvme takes MNDW for 1-based, and its buffer is a dword short. Ours are whole pages, and what is beyond the caller's is not passed on.
-        let is_lba_status = self.is_admin && command.opcode == AdminOpcode::GET_LBA_STATUS.0;
-        if is_lba_status && moved == len as u64 + 4 && !len.is_multiple_of(PAGE_BYTES) {
-            moved = len as u64;
-        }
+        let moved = lengths::of(self.is_admin, command, block_bytes).unwrap_or(0);
         if moved > len as u64 || len > asking.max_transfer_bytes { Err(Errno::INVAL) } else { Ok(()) }
     }
 

@@ -135,12 +135,7 @@ fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace])
                 let block = namespaces.iter().find(|namespace| namespace.nsid == run.command.nsid);
                 let block = block.map_or(512, |namespace| namespace.block_bytes);
                 let moved = lengths::of(run.is_admin, &run.command, block).unwrap_or(0);
-                assert!(
-                    moved <= len.next_multiple_of(4096) as u64
-                        && (moved <= len as u64 || run.command.opcode == 0x86),
-                    "{moved} bytes for {len}: {:?}",
-                    run.command
-                );
+                assert!(moved <= len as u64, "{moved} bytes for {len}: {:?}", run.command);
                 assert!((run.command.prp1, run.command.prp2, run.command.mptr) == (0, 0, 0));
                 assert!(
                     run.is_admin || kind == NodeKind::Ctrlr && served.len() == 1 || run.command.nsid == 1

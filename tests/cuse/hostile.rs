@@ -33,6 +33,8 @@ fn a_device_is_never_let_past_the_buffer() {
         (timestamp, 4),
         (timestamp, 0),
         (Command::firmware_image_download(4096, 0), 4092),
+        (Command::get_lba_status(1, 0, 0, 12, true), 8),
+        (Command::get_lba_status(1, 0, 0, 12, true), 0),
     ] {
         assert_eq!(admin(&ctrlr, command, &vec![0; len]), Err(EINVAL), "{command:?} with {len} bytes");
     }
@@ -46,11 +48,6 @@ fn a_device_is_never_let_past_the_buffer() {
     ] {
         assert_eq!(io(&ns, command, &vec![0; len]), Err(EINVAL), "{command:?} with {len} bytes");
     }
-    // A dword less than MNDW says is libnvme's way of counting, but not where it would be in the next page.
-    let status = |bytes| Command::get_lba_status(1, 0, 0, bytes, true);
-    assert_eq!(admin(&ctrlr, status(12), &[0; 8]), Ok((0, 0, vec![0, 0, 0, 0, 1, 0, 0, 0])));
-    assert_eq!(admin(&ctrlr, status(12), &[0; 4]), Err(EINVAL));
-    assert_eq!(admin(&ctrlr, status(4100), &[0; 4096]), Err(EINVAL));
     // More than the device moves is fine, and comes back zeroed, whatever was there.
     let (status, _, data) = admin(&ctrlr, log(64), &[0xa5; 200]).expect("answered");
     assert_eq!((status, &data[64..]), (0, &[0; 136][..]));

@@ -30,6 +30,10 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("get-feature C --feature-id=0x16", "what the driver understands is the driver's choice"),
     ("set-feature C --feature-id=0xf", "keep-alive belongs to the driver: EACCES"),
     ("effects-log", "nvme-cli looks for the controller in sysfs, where only the kernel's are"),
+    (
+        "get-lba-status",
+        "libnvme 1.3 leaves its buffer's length out, and nothing may be written past that: EINVAL",
+    ),
     ("changed-ns-list-log", "the driver reads it as well, and whoever is first clears it"),
     ("get-log C --log-id=4", "the driver reads it as well, and whoever is first clears it"),
 ];
@@ -352,8 +356,9 @@ fn twelve_clients(inside: &Inside) {
     assert_eq!(serving.ended(), Some(0));
 }
 
-/// Starts commands that take their time, in the middle of which `end` comes; all of them have to return soon after. Whether any went well.
-fn in_flight(serving: &Serving, nsid: u32, end: impl FnOnce()) -> bool {
+/// Starts commands that take their time, in the middle of which `end` comes; all of them have to return soon after. (Their statuses
+/// say nothing: nvme-cli 2.3 ends with 0 if it cannot learn the block size.)
+fn in_flight(serving: &Serving, nsid: u32, end: impl FnOnce()) {
     let slow = serving.namespace(nsid);
     let clients: Vec<_> = (0..3)
         .map(|_| {
@@ -366,22 +371,20 @@ fn in_flight(serving: &Serving, nsid: u32, end: impl FnOnce()) -> bool {
     // They have got as far as the device.
     std::thread::sleep(Duration::from_millis(800));
     let begun = Instant::now();
-    let (is_late, went_well) = (AtomicBool::new(false), AtomicBool::new(false));
+    let is_late = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for mut client in clients {
-            let (is_late, went_well) = (&is_late, &went_well);
+            let is_late = &is_late;
             scope.spawn(move || {
                 let status = client.wait().expect("ours");
                 let took = begun.elapsed();
                 say(&format!("a client returned after {took:?}: {status}"));
                 is_late.fetch_or(took > PROMPT, Ordering::Relaxed);
-                went_well.fetch_or(status.success(), Ordering::Relaxed);
             });
         }
         end();
     });
     assert!(!is_late.into_inner(), "every command returns within {PROMPT:?}");
-    went_well.into_inner()
 }
 
 fn servers_end(inside: &Inside) {
@@ -392,11 +395,10 @@ fn servers_end(inside: &Inside) {
     for (device, nsid) in devices {
         for signal in [Signal::TERM, Signal::INT, Signal::KILL, Signal::TERM] {
             let serving = Serving::start(&[device], 1 + nsid as usize);
-            let went_well = in_flight(&serving, nsid, || serving.signal(signal));
+            in_flight(&serving, nsid, || serving.signal(signal));
             let status = serving.ended();
             say(&format!("{device}: {signal:?}: {status:?}"));
             assert!(status == Some(0) || signal == Signal::KILL);
-            assert!(!went_well || nsid == 2, "a read of a minute cannot have gone well");
             assert_eq!(run(SLIPRING, &["list"]).matches("/dev/slipring/").count(), 0, "none is listed");
         }
     }
@@ -410,7 +412,8 @@ fn unplug(inside: &Inside) {
     inside.wait_deleted("nv1", START).expect("let go");
     assert_eq!(serving.ended(), Some(1), "no controller is left, and it says so");
     inside.device_add("nv1");
-    wait_for("it is back", pci::KERNEL, || pci::exists(&address).then_some(()));
+    // The kernel's own driver takes it first.
+    pci::block_device(&address, 1);
     pci::bind(&address, "vfio-pci");
     let serving = Serving::start(&[&address], 3);
     run("nvme", &["id-ctrl", &serving.node()]);
