@@ -399,13 +399,12 @@ fn unplug(inside: &Inside) {
     pci::bind(&address, "vfio-pci");
     let serving = Serving::start(&[&address], 3);
     in_flight(&serving, 2, || inside.device_del("nv1"));
-    inside.wait_deleted("nv1", START).expect("let go");
     assert_eq!(serving.ended(), Some(1), "no controller is left, and it says so");
-    inside.device_add("nv1");
-    // The kernel's own driver takes it first.
-    pci::block_device(&address, 1);
-    pci::bind(&address, "vfio-pci");
-    let serving = Serving::start(&[&address], 3);
+    // Not `wait_deleted`: with reads in flight QEMU 7.2 may keep what it has unplugged.
+    wait_for("the kernel has let it go", START, || (!pci::exists(&address)).then_some(()));
+    let other = inside.address("nv0");
+    pci::bind(&other, "vfio-pci");
+    let serving = Serving::start(&[&other], 3);
     run("nvme", &["id-ctrl", &serving.node()]);
 }
 
