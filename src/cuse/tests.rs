@@ -2,7 +2,7 @@
 
 use super::ioctls;
 use super::lengths;
-use super::request::{self, Asking, NodeKind, Rounds, Step, Transfer};
+use super::request::{self, Asking, NodeKind, Rounds, Run, Step, Transfer};
 use super::wire::{IOCTL_32BIT, IOCTL_COMPAT, IoVec, MAX_CARRIED, MAX_IOVECS};
 use crate::ctrlr::Namespace;
 
@@ -89,6 +89,28 @@ fn namespaces() -> Vec<Namespace> {
         .collect()
 }
 
+/// That a command which was let through is safe.
+fn check_command(run: &Run<'_>, asking: &Asking<'_>, namespaces: &[Namespace]) {
+    let (len, carried) = match &run.transfer {
+        Transfer::None => (0, 0),
+        Transfer::In(bytes) => (bytes.len(), 0),
+        Transfer::Out(len) => (*len, *len),
+        Transfer::InRemote(ranges, len) | Transfer::OutRemote(ranges, len) => {
+            assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), *len as u64);
+            (*len, 0)
+        }
+    };
+    assert_eq!(run.result_bytes + carried, asking.out_size, "just what was asked for");
+    assert!(len <= MAX_TRANSFER && run.command.flags == 0);
+    let block = namespaces.iter().find(|namespace| namespace.nsid == run.command.nsid);
+    let block = block.map_or(512, |namespace| namespace.block_bytes);
+    let moved = lengths::of(run.is_admin, &run.command, block).unwrap_or(0);
+    assert!(moved <= len as u64, "{moved} bytes for {len}: {:?}", run.command);
+    assert!((run.command.prp1, run.command.prp2, run.command.mptr) == (0, 0, 0));
+    let is_the_only_one = asking.kind == NodeKind::Ctrlr && asking.namespaces.len() == 1;
+    assert!(run.is_admin || is_the_only_one || run.command.nsid == 1);
+}
+
 /// One ioctl, for as many rounds as are asked for, its memory changing now and then. How many rounds there were, and whether a command came of it.
 fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace]) -> (u64, bool) {
     let kind = if random.below(2) == 0 { NodeKind::Ctrlr } else { NodeKind::Namespace(1) };
@@ -121,25 +143,7 @@ fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace])
                 return (round, false);
             }
             Ok(Step::Run(run)) => {
-                let (len, carried) = match &run.transfer {
-                    Transfer::None => (0, 0),
-                    Transfer::In(bytes) => (bytes.len(), 0),
-                    Transfer::Out(len) => (*len, *len),
-                    Transfer::InRemote(ranges, len) | Transfer::OutRemote(ranges, len) => {
-                        assert_eq!(ranges.iter().map(|range| range.len).sum::<u64>(), *len as u64);
-                        (*len, 0)
-                    }
-                };
-                assert_eq!(run.result_bytes + carried, out_size, "just what was asked for");
-                assert!(len <= MAX_TRANSFER && run.command.flags == 0);
-                let block = namespaces.iter().find(|namespace| namespace.nsid == run.command.nsid);
-                let block = block.map_or(512, |namespace| namespace.block_bytes);
-                let moved = lengths::of(run.is_admin, &run.command, block).unwrap_or(0);
-                assert!(moved <= len as u64, "{moved} bytes for {len}: {:?}", run.command);
-                assert!((run.command.prp1, run.command.prp2, run.command.mptr) == (0, 0, 0));
-                assert!(
-                    run.is_admin || kind == NodeKind::Ctrlr && served.len() == 1 || run.command.nsid == 1
-                );
+                check_command(&run, &asking, namespaces);
                 return (round, true);
             }
             Ok(Step::Retry { input, output }) => (input, output),

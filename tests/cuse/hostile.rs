@@ -2,9 +2,12 @@
 
 use crate::kernel::{File, Memory};
 use crate::rig::{Rack, admin, io, passthru, pattern, small};
+use crate::support::{DEADLINE, PollThread, Rig};
+use slipring::ctrlr::{Message, Reply};
 use slipring::cuse::ServeOptions;
 use slipring::cuse::ioctls::{self, PassthruCmd, PassthruCmd64};
 use slipring::cuse::wire::{InHeader, IoVec, IoctlIn, opcode};
+use slipring::ring::{LockFree, Outcome};
 use slipring::spec::command::{AdminOpcode, Command};
 use slipring::spec::feature::FeatureId;
 use slipring::spec::identify::Cns;
@@ -52,6 +55,23 @@ fn a_device_is_never_let_past_the_buffer() {
     let (status, _, data) = admin(&ctrlr, log(64), &[0xa5; 200]).expect("answered");
     assert_eq!((status, &data[64..]), (0, &[0; 136][..]));
     rack.finish();
+}
+
+/// The negative control: sent as a message, past the nodes' checks, such a command has the device reach beyond its buffer.
+#[test]
+fn without_the_checks_the_device_goes_past_the_buffer() {
+    let rig = Rig::<LockFree>::attach(small());
+    let poll = PollThread::spawn(rig.poller());
+    let producer = rig.ctrlr.register("careless").expect("registered");
+    let data = Some(Box::new(producer.allocate(4096).expect("memory").into()));
+    let ticket = producer.send(Message::Io { command: Command::read(1, 0, 16), data }).expect("sent");
+    let outcome = ticket.wait(DEADLINE).expect("answered");
+    let Outcome::Completed(Reply::Command { status, .. }) = outcome else { panic!("{outcome:?}") };
+    assert!(!status.is_success());
+    let violations = rig.transport.violations();
+    assert!(violations.iter().any(|violation| violation.contains("not mapped")), "{violations:?}");
+    rig.ctrlr.detach(DEADLINE).expect("detached");
+    assert!(poll.stop().is_none());
 }
 
 #[test]
