@@ -50,6 +50,7 @@ pub(super) enum Purpose {
     BringUp,
     Rescan,
     Event,
+    EventConfig,
     EventLog,
     Abort,
     CreateCq(u16),
@@ -436,6 +437,12 @@ impl Core {
             Purpose::Rescan => self.rescan_answered(completion, data),
             Purpose::Event => self.event_reported(completion),
             Purpose::EventLog => self.event_log_read(completion, data),
+            Purpose::EventConfig => {
+                let status = completion.status();
+                if !status.is_success() {
+                    tracing::warn!(%status, "the controller would not be told which events to report");
+                }
+            }
             Purpose::Abort => self.abort_answered(completion),
             Purpose::CreateCq(_) | Purpose::CreateSq(_) | Purpose::DeleteSq(_) | Purpose::DeleteCq(_) => {
                 self.queue_commands = self.queue_commands.saturating_sub(1);

@@ -1,19 +1,21 @@
 //! Asynchronous events: requests that wait at the controller, what they report, and the log page that is read before each is asked for again.
 //!
 //! NVMe Base 2.0, 5.2. At most AERL + 1 requests; an event's log is read with RAE = 0, which lets the controller report that kind again. Namespace changes
-//! start a rescan. (Subscribers, floods and retries come with the error-handling work: here is their place.)
+//! start a rescan, and are announced when it is over. After each bring-up, the controller is told which kinds it is to report, and asked for them again.
 #![forbid(unsafe_code)]
 
 use super::core::{Core, Phase, Purpose};
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
-use crate::spec::feature::AsyncEvent;
+use crate::spec::feature::{AsyncEvent, AsyncEventConfig, FeatureId};
 use crate::spec::log::LogId;
 use std::collections::VecDeque;
 
 /// The most event requests that the driver keeps at the controller.
 const MAX_REQUESTS: u32 = 4;
+/// The SMART critical warnings that are reported: spare, temperature, reliability, read-only, volatile memory (NVMe Base 2.0, 5.16.1.3).
+const CRITICAL_WARNINGS: u8 = 0x1f;
 /// What is read of an event's log page, in bytes: all of the pages that events name but for the longest, whose start clears the event as well.
 const LOG_BYTES: usize = 4096;
 
@@ -29,6 +31,8 @@ pub(super) struct Events {
     /// `None` while a log is being read into it.
     buffer: Option<DmaBuffer>,
     reading: Option<LogId>,
+    /// Changes of namespaces that are announced after the next rescan.
+    changes: Vec<AsyncEvent>,
 }
 
 impl Events {
@@ -36,7 +40,14 @@ impl Events {
     pub(super) const BUFFER_BYTES: usize = LOG_BYTES;
 
     pub(super) fn new(buffer: DmaBuffer) -> Self {
-        Self { limit: 1, waiting: 0, logs: VecDeque::new(), buffer: Some(buffer), reading: None }
+        Self {
+            limit: 1,
+            waiting: 0,
+            logs: VecDeque::new(),
+            buffer: Some(buffer),
+            reading: None,
+            changes: Vec::new(),
+        }
     }
 
     /// AERL is 0-based.
@@ -62,6 +73,27 @@ impl Events {
 }
 
 impl Core {
+    /// Tells the controller which events it is to report: critical warnings, and of the notices that it has (OAES) those that the driver can do something with.
+    pub(super) fn configure_events(&mut self) {
+        let oaes = self.hub.identity.load().as_ref().map_or(0, |identity| identity.oaes);
+        let supported = AsyncEventConfig::from_bits(oaes);
+        let config = AsyncEventConfig::new()
+            .with_smart(CRITICAL_WARNINGS)
+            .with_namespace_attributes(supported.namespace_attributes())
+            .with_firmware_activation(supported.firmware_activation());
+        let command = Command::set_features(FeatureId::ASYNC_EVENT_CONFIG, false, 0, config.into_bits());
+        if !self.admin.is_full() {
+            self.start_driver(Purpose::EventConfig, command, None);
+        }
+    }
+
+    /// A rescan is over: changes that were reported before can be seen.
+    pub(super) fn announce_changes(&mut self) {
+        for event in std::mem::take(&mut self.events.changes) {
+            self.hub.announce(event);
+        }
+    }
+
     /// Sends event requests up to the limit.
     pub(super) fn arm_events(&mut self) {
         while matches!(self.phase, Phase::Running) && self.events.waiting < self.events.limit {
@@ -84,7 +116,13 @@ impl Core {
             return;
         }
         self.hub.statistics.events.add(1);
-        let log = AsyncEvent::from_bits(completion.dw0).log_page();
+        let event = AsyncEvent::from_bits(completion.dw0);
+        let log = event.log_page();
+        if log != LogId::CHANGED_NS_LIST {
+            self.hub.announce(event);
+        } else if !self.events.changes.contains(&event) {
+            self.events.changes.push(event);
+        }
         tracing::info!(dw0 = format_args!("{:#010x}", completion.dw0), log = log.0, "asynchronous event");
         if log.0 == 0 {
             self.arm_events();

@@ -8,6 +8,7 @@ use super::qpair_slot::QpairSlot;
 use super::recovery::Plea;
 use super::state::{CtrlrState, Failure, StateCell};
 use super::statistics::Statistics;
+use super::subscription::Inbox;
 use crate::dma::DmaSpace;
 use crate::ring::doorway::Barrier;
 use crate::ring::{Attention, Waiters};
@@ -18,7 +19,7 @@ use crossbeam_queue::SegQueue;
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 /// What `attention` means to the controller, above what publication uses.
@@ -81,6 +82,8 @@ pub(crate) struct Hub {
     pub(crate) limits: ArcSwapOption<Limits>,
     /// Snapshots that were replaced, for control threads to free.
     pub(crate) outdated: SegQueue<Arc<dyn Any + Send + Sync>>,
+    /// Who gets asynchronous events. Replaced by who subscribes.
+    pub(crate) subscribers: ArcSwap<Vec<Weak<Inbox>>>,
     /// Who polls; see [`super::seat`].
     pub(crate) reader: super::seat::ReaderRecord,
     /// Written by the poller.
@@ -113,6 +116,7 @@ impl Hub {
             identity: ArcSwapOption::empty(),
             limits: ArcSwapOption::empty(),
             outdated: SegQueue::new(),
+            subscribers: ArcSwap::default(),
             reader: super::seat::ReaderRecord::default(),
             statistics: Statistics::default(),
             resets: AtomicU32::new(0),

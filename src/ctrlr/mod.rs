@@ -9,6 +9,7 @@
 //! | [`phases`] | what the core is in the middle of, and how it gets on |
 //! | [`recovery`], [`watchdog`] | commands that take too long, and controllers that break |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
+//! | [`subscription`] | asynchronous events for everybody who wants them |
 //! | [`interrupts`] | waiting instead of spinning |
 //! | [`attach`], [`detach`] | beginning and end |
 //!
@@ -39,6 +40,7 @@ mod reset;
 mod seat;
 mod state;
 mod statistics;
+mod subscription;
 mod takedown;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,7 @@ pub use reset::{Queued, Reset, ResetError};
 pub use seat::Stalled;
 pub use state::{CtrlrState, Failure};
 pub use statistics::CtrlrStatistics;
+pub use subscription::{EventReport, Subscription};
 pub use turn::Turn;
 
 pub(crate) use bring_up::io_pair;
@@ -142,6 +145,12 @@ impl<S: Scheme> Ctrlr<S> {
     /// As [`Ctrlr::reset`], with a choice of what becomes of messages that are queued meanwhile.
     pub fn reset_with(&self, queued: Queued) -> Result<Reset, ResetError> {
         Reset::ask(&self.0.hub, queued)
+    }
+
+    /// Subscribes to the controller's asynchronous events (health, namespaces, firmware), from now on. Every subscriber gets all of them, each with how often
+    /// it came; that of a change of namespaces when they were read anew.
+    pub fn subscribe(&self) -> Subscription {
+        self.0.hub.subscribe()
     }
 
     /// What the controller is doing.

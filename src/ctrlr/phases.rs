@@ -146,6 +146,7 @@ impl Core {
         for responder in self.reset_waiters.drain(..) {
             responder.deliver(Outcome::Completed(Reply::WasReset));
         }
+        self.configure_events();
         self.arm_events();
         self.serve_slots();
         self.submit_held();

@@ -131,6 +131,7 @@ impl Core {
         if rescan.again {
             return self.begin_rescan();
         }
+        self.announce_changes();
         for responder in self.rescan_waiters.drain(..) {
             responder.deliver(Outcome::Completed(match rescan.refused {
                 Some(status) if found_none => Reply::refused(Refusal::Status(status)),

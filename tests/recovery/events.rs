@@ -1,0 +1,104 @@
+//! Asynchronous events: every subscriber gets them all, also in a flood, after a reset, and when it is slow.
+
+use crate::world::{World, ms, timeouts};
+use slipring::ctrlr::{CtrlrState, EventReport, Message, Subscription};
+use slipring::ring::Outcome;
+use slipring::spec::command::Command;
+use slipring::spec::log::LogId;
+
+const HOT_K: u16 = 400;
+const COOL_K: u16 = 310;
+
+fn all(subscription: &Subscription) -> Vec<EventReport> {
+    std::iter::from_fn(|| subscription.next()).collect()
+}
+
+/// Lets the temperature cross its threshold, and the event be reported.
+fn heat(world: &mut World) {
+    let before = world.ctrlr.statistics().events;
+    world.transport.set_temperature_k(HOT_K);
+    world.run("reported", |world| world.ctrlr.statistics().events > before);
+    world.transport.set_temperature_k(COOL_K);
+    world.pass(ms(300));
+}
+
+#[test]
+fn every_subscriber_gets_every_event() {
+    let mut world = World::new("", timeouts());
+    world.pass(ms(5));
+    let subscribers = [world.ctrlr.subscribe(), world.ctrlr.subscribe()];
+    drop(world.ctrlr.subscribe());
+    heat(&mut world);
+    for subscriber in &subscribers {
+        let events = all(subscriber);
+        assert_eq!(events.len(), 1, "{events:?}");
+        assert_eq!((events[0].event.log_page(), events[0].count), (LogId::SMART, 1));
+    }
+    // Who comes later is told of what comes then; who is gone, of nothing.
+    let late = world.ctrlr.subscribe();
+    assert_eq!(late.wait(ms(1)), None);
+    heat(&mut world);
+    assert!(subscribers.iter().chain([&late]).all(|subscriber| all(subscriber).len() == 1));
+    drop(late);
+    world.finish();
+}
+
+/// A thousand events, one subscriber that reads none of them until the end: all are counted, each request is armed again, and the memory is what it was.
+#[test]
+fn a_flood_loses_nothing_to_a_slow_subscriber() {
+    let mut world = World::new("", timeouts());
+    world.pass(ms(5));
+    let (quick, slow) = (world.ctrlr.subscribe(), world.ctrlr.subscribe());
+    let begun = world.ctrlr.statistics().events;
+    let mut counted = 0;
+    for round in 0..20_000 {
+        world.transport.set_temperature_k(if round % 20 < 10 { HOT_K } else { COOL_K });
+        world.step().expect("well");
+        counted += all(&quick).iter().map(|report| u64::from(report.count)).sum::<u64>();
+    }
+    world.transport.set_temperature_k(COOL_K);
+    world.pass(ms(10));
+    counted += all(&quick).iter().map(|report| u64::from(report.count)).sum::<u64>();
+    let reported = world.ctrlr.statistics().events - begun;
+    assert!(reported >= 500, "a flood: {reported}");
+    assert_eq!(counted, reported);
+    let events = all(&slow);
+    assert_eq!(events.iter().map(|report| u64::from(report.count)).sum::<u64>(), reported, "{events:?}");
+    world.finish();
+}
+
+/// A reset forgets the controller's event requests and what it was told to report: both are given again.
+#[test]
+fn events_come_after_a_reset_too() {
+    let mut world = World::new("", timeouts());
+    let subscriber = world.ctrlr.subscribe();
+    for _ in 0..3 {
+        let reset = world.ctrlr.reset().expect("asked");
+        world.run("over", |_| reset.is_over().is_some());
+        world.run("live", |world| world.ctrlr.state() == CtrlrState::Live);
+        world.pass(ms(5));
+        heat(&mut world);
+        assert_eq!(all(&subscriber).len(), 1);
+    }
+    world.finish();
+}
+
+/// Who is told of a change of namespaces finds it made.
+#[test]
+fn a_change_of_namespaces_is_told_when_it_can_be_seen() {
+    let mut world = World::new("", timeouts());
+    world.pass(ms(5));
+    let subscriber = world.ctrlr.subscribe();
+    assert_eq!(world.ctrlr.namespaces()[0].block_bytes, 512);
+    let command = Command::format_nvm(1, 1, 0);
+    let format = world.poller.send(Message::Admin { command, data: None }).expect("running");
+    assert!(matches!(world.outcome(format).0, Outcome::Completed(_)));
+    let mut told = None;
+    world.run("told", |_| {
+        told = subscriber.next();
+        told.is_some()
+    });
+    assert_eq!(told.map(|report| report.event.log_page()), Some(LogId::CHANGED_NS_LIST));
+    assert_eq!(world.ctrlr.namespaces()[0].block_bytes, 4096);
+    world.finish();
+}
