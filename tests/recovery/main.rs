@@ -1,10 +1,11 @@
 //! What the driver does by itself when the device does wrong: commands that are never answered, controllers that fail, resets that do not succeed. On a device
 //! that is stepped, with faults by description and a clock that the test keeps, so that each bound is checked to the millisecond.
 //!
-//! `world` is the controller with its clock; `late` has commands that take too long, `events` what the controller reports, `resets` what is reset and why.
+//! `world` is the controller with its clock; `late` has commands that take too long, `events` what the controller reports, `faults` one fault after the other, `resets` what is reset and why.
 #![allow(unreachable_pub, reason = "a test target exports nothing")]
 
 mod events;
+mod faults;
 mod late;
 mod resets;
 mod world;
