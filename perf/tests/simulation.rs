@@ -6,8 +6,10 @@ use support::{assert_numbers, json_file, refuse, run, status, stderr, succeed};
 
 /// Worlds that found a fault of the driver's, each seen to fail before it was mended. What a seed means changes when the drawing does; these then are
 /// worlds like others, and each fault has a test of its own besides.
-const FOUND: [(&str, &str); 1] =
-    [("a controller that is dropped leaves what it accepted without an outcome", "--seed 58 --steps 400")];
+const FOUND: [(&str, &str); 2] = [
+    ("a controller that is dropped leaves what it accepted without an outcome", "--seed 58 --steps 400"),
+    ("a queue that the device would not delete is created again", "--seed 32235 --steps 400"),
+];
 
 #[test]
 fn ten_thousand_worlds() {

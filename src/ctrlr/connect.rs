@@ -85,8 +85,8 @@ impl Core {
                 self.hub.attention.raise(attention::QPAIR);
             }
         } else {
-            slot.refuse(status.0);
-            // The completion queue without a submission queue goes too; its answer finds a slot that is not being deleted.
+            // The completion queue without a submission queue goes first: until then the identifier and the memory are the device's.
+            slot.will_be_refused(status.0);
             self.start_driver(Purpose::DeleteCq(qid), Command::delete_io_cq(qid), None);
         }
     }
@@ -94,8 +94,11 @@ impl Core {
     fn cq_deleted(&mut self, qid: u16, status: Status) {
         let Some(slot) = self.slot(qid) else { return };
         if status.is_success() {
-            slot.change(SlotState::Deleting, SlotState::Free);
-        } else if slot.state() == SlotState::Deleting {
+            if !slot.change(SlotState::Deleting, SlotState::Free) {
+                // What was left of a creation that was refused halfway.
+                slot.refuse(slot.refusal());
+            }
+        } else if matches!(slot.state(), SlotState::Deleting | SlotState::Creating | SlotState::Abandoned) {
             // The device may still have it, and write to it: the identifier and the memory stay taken until the next reset.
             tracing::warn!(qid, %status, "the deletion of a completion queue was refused: it stays until the next reset");
         }

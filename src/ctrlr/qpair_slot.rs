@@ -192,10 +192,15 @@ impl QpairSlot {
         }
     }
 
-    /// Says that the device refused the queues, with its status.
-    pub(crate) fn refuse(&self, status: u16) {
+    /// Notes with what status the device refused the queues, before that is said.
+    pub(crate) fn will_be_refused(&self, status: u16) {
         // Relaxed: published by the change to Refused.
         self.refusal.store(status, Ordering::Relaxed);
+    }
+
+    /// Says that the device refused the queues, with its status, and has none of them.
+    pub(crate) fn refuse(&self, status: u16) {
+        self.will_be_refused(status);
         if !self.change(SlotState::Creating, SlotState::Refused) {
             self.change(SlotState::Abandoned, SlotState::Free);
         }

@@ -4,7 +4,7 @@ use crate::world::{World, config, ms, timeouts};
 use slipring::ctrlr::{
     ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Queued, Reply, ResetError, Timeouts,
 };
-use slipring::poller::PollError;
+use slipring::poller::{PollError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, Outcome};
 use std::time::Duration;
 
@@ -184,4 +184,36 @@ fn a_controller_that_does_not_come_back_holds_up_no_other() {
     drop(qpair);
     well.finish();
     sick.detach();
+}
+
+/// A creation of which one half is refused, and then the deletion of the other: the identifier and the memory are the device's until a reset.
+#[test]
+fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
+    // The first submission queue is that of messages.
+    let half = "status=0x4002 queue=admin opcode=0x01 nth=2";
+    let mut world = World::new(half, timeouts());
+    let options = QpairOptions { entries: 8 };
+    let mut refused = QueuePair::request(&world.ctrlr, &options).expect("a queue pair");
+    world.run("refused", |_| matches!(refused.connected(), Err(QpairError::Refused(_))));
+    drop(refused);
+    let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
+    drop(all);
+    world.finish();
+
+    let both = format!("{half}\nstatus=internal-error queue=admin opcode=0x04 nth=1");
+    let mut world = World::new(&both, timeouts());
+    let mut stuck = QueuePair::request(&world.ctrlr, &options).expect("a queue pair");
+    world.pass(ms(20));
+    assert_eq!(stuck.connected(), Ok(false));
+    drop(stuck);
+    world.pass(ms(20));
+    let kept = [world.queue_pair(), world.queue_pair()];
+    let none = QueuePair::request(&world.ctrlr, &options).expect_err("its identifier is not free");
+    assert_eq!(none, QpairError::NoneFree { io_queues: 4 });
+    drop(kept);
+    let reset = world.ctrlr.reset().expect("asked");
+    world.run("over", |_| reset.is_over().is_some());
+    let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
+    drop(all);
+    world.finish();
 }
