@@ -195,8 +195,8 @@ fn admin_commands_have_their_own_times_and_slow_ones_longer() {
 /// A command of the driver's own that hangs: there is nobody to ask, and no use in an Abort.
 #[test]
 fn a_stuck_command_of_the_drivers_own_resets_the_controller() {
-    // Attach identifies the controller, the list and the namespace; a rescan reads the list, the fourth.
-    let mut world = World::new("hang opcode=identify nth=4", timeouts());
+    // Attach asks for the controller, the list, the namespace and its descriptors; a rescan asks for the list again, the fifth.
+    let mut world = World::new("hang opcode=identify nth=5", timeouts());
     let rescan = world.poller.send(Message::Rescan).expect("running");
     let took = world.run("reset", |world| world.ctrlr.statistics().resets == 1);
     assert!((ms(399)..ms(400) + 2 * SLACK).contains(&took), "admin_timeout: {took:?}");

@@ -82,9 +82,9 @@ fn a_reset_that_fails_leaves_a_failed_controller_that_detaches() {
     let faults = [
         ("never-stops nth=1..", ms(3000)),
         ("never-ready nth=2", ms(1100)),
-        ("hang opcode=identify nth=4", ms(500)),
-        ("status=internal-error opcode=identify nth=4", ms(100)),
-        ("fatal opcode=identify nth=4", ms(100)),
+        ("hang opcode=identify nth=5", ms(500)),
+        ("status=internal-error opcode=identify nth=5", ms(100)),
+        ("fatal opcode=identify nth=5", ms(100)),
     ];
     for (fault, bound) in faults {
         let mut world = World::new(fault, timeouts());
