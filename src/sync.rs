@@ -195,6 +195,18 @@ pub(crate) enum Protection {
     DoorwayBarrier,
     /// Waiting, when a mailbox is dropped, for the outcome whose slot is claimed and not yet written.
     MailboxWait,
+    /// In the story of SPDK's bug: the lock that its fix has registrations take.
+    #[cfg(all(test, loom))]
+    SpdkFix,
+    /// There: answering what lies in a ring before it is freed, which the fix does not.
+    #[cfg(all(test, loom))]
+    SpdkDrain,
+    /// There: the senders' lock around the freeing, which the fix does not take.
+    #[cfg(all(test, loom))]
+    SpdkSenders,
+    /// There: polls that take no lock.
+    #[cfg(all(test, loom))]
+    NoLockInPolls,
 }
 
 /// Whether `protection` is in place: always, except in a loom model that took it out.

@@ -17,6 +17,7 @@ mod outcome;
 mod publication;
 mod retirement;
 mod sleeper;
+mod the_bug;
 
 use crate::sync::{Protection, without};
 use std::sync::Arc;
