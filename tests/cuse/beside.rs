@@ -1,0 +1,120 @@
+//! What a poller notices of the nodes' clients: I/O of its own, one at a time, on one core that also steps the device, while twelve clients and the server share the
+//! other cores. With `SLIPRING_MEASURE_SECONDS` it says what it measured; a test on a busy machine cannot judge latencies, so here only the work counts.
+
+use crate::kernel::Kernel;
+use crate::rig::{admin, small};
+use crate::support::Stepped;
+use slipring::ctrlr::CtrlrOptions;
+use slipring::cuse::{ServeOptions, Server};
+use slipring::dma::DmaSlice;
+use slipring::poller::{Poller, QpairOptions, QueuePair, core_ids, pin_to_core};
+use slipring::ring::LockFree;
+use slipring::spec::command::Command;
+use slipring::spec::identify::Cns;
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Reads one block after the other; how long each took, in nanoseconds, sorted.
+fn reads(rig: &mut Stepped<LockFree>, poller: &mut Poller, qpair: &mut QueuePair, run: Duration) -> Vec<u64> {
+    let namespace = rig.ctrlr.namespaces()[0];
+    let mut buffer = Some(rig.ctrlr.allocate(4096).expect("memory"));
+    let mut took = Vec::with_capacity(1 << 22);
+    let begun = Instant::now();
+    while begun.elapsed() < run {
+        let started = Instant::now();
+        let data = buffer.take().expect("one at a time").into();
+        qpair.read(&namespace, took.len() as u64 % 1000 * 8, data, 7).expect("submitted");
+        while buffer.is_none() {
+            let polled = qpair.poll(32, |io| {
+                assert!(io.is_success());
+                buffer = io.data.map(DmaSlice::into_buffer);
+            });
+            polled.expect("alive");
+            poller.poll(started).expect("alive");
+            rig.device.step();
+        }
+        took.push(started.elapsed().as_nanos() as u64);
+    }
+    took.sort_unstable();
+    took
+}
+
+#[test]
+fn a_poller_does_its_io_beside_twelve_clients() {
+    let seconds = std::env::var("SLIPRING_MEASURE_SECONDS").ok().and_then(|text| text.parse::<f64>().ok());
+    let run = Duration::from_secs_f64(seconds.unwrap_or(0.3));
+    let cores = core_ids();
+    let pin = |core: Option<&usize>| {
+        if let (Some(_), Some(core)) = (seconds, core) {
+            pin_to_core(*core).expect("pinned");
+        }
+    };
+    let mut rig = Stepped::<LockFree>::attach(small(), CtrlrOptions::default());
+    let mut poller = rig.poller();
+    let mut qpair = QueuePair::request(&rig.ctrlr, &QpairOptions::default()).expect("a queue pair");
+    rig.run(&mut poller, "connected", || qpair.connected().expect("well"));
+    let kernel = Kernel::default();
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let ctrlr = rig.ctrlr.clone();
+    std::thread::scope(|scope| {
+        let (may_begin, begin) = std::sync::mpsc::channel::<()>();
+        let (kernel, stop, answered, cores, pin) = (&kernel, &stop, &answered, &cores, &pin);
+        let clients = scope.spawn(move || {
+            // Threads start on the cores of whoever starts them.
+            pin(cores.first());
+            let server = Server::start(kernel.clone()).expect("a server");
+            begin.recv().expect("told");
+            let served = server.serve(&ctrlr, &ServeOptions::default()).expect("served");
+            std::thread::scope(|scope| {
+                for _ in 0..12 {
+                    scope.spawn(|| {
+                        let file = kernel.open_node("nvme0");
+                        while !stop.load(Ordering::Relaxed) {
+                            let identify = Command::identify(Cns::CTRLR, 0, 0);
+                            assert_eq!(admin(&file, identify, &[0; 4096]).expect("answered").0, 0);
+                            answered.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            drop(served);
+            drop(server);
+        });
+        pin(cores.last());
+        let mut measure = |what: &str| {
+            let before = answered.load(Ordering::Relaxed);
+            let took = reads(&mut rig, &mut poller, &mut qpair, run);
+            let ioctls = answered.load(Ordering::Relaxed) - before;
+            let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+            let report = format!(
+                "{what}: {} reads, p50 {} ns, p99 {} ns, p99.9 {} ns, p99.99 {} ns, max {} ns; {ioctls} ioctls\n",
+                took.len(),
+                at(0.5),
+                at(0.99),
+                at(0.999),
+                at(0.9999),
+                at(1.0)
+            );
+            if seconds.is_some() {
+                std::io::stderr().write_all(report.as_bytes()).expect("written");
+            }
+            assert!(!took.is_empty());
+        };
+        measure("alone");
+        measure("alone again");
+        may_begin.send(()).expect("it waits");
+        measure("clients begin");
+        measure("beside twelve clients");
+        stop.store(true, Ordering::Relaxed);
+        while !clients.is_finished() {
+            poller.poll(Instant::now()).expect("alive");
+            rig.device.step();
+        }
+        clients.join().expect("no panic");
+    });
+    assert!(answered.into_inner() > 0, "the clients were answered");
+    drop(qpair);
+    drop(poller);
+    rig.finish();
+}
