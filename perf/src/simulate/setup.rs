@@ -4,7 +4,7 @@
 use super::oracle::BLOCK_BYTES;
 use super::plan::{Part, Plan};
 use crate::numbers::Random;
-use slipring::ctrlr::CtrlrOptions;
+use slipring::ctrlr::{CtrlrOptions, TimeoutAction, Timeouts};
 use slipring::dma::DmaOptions;
 use slipring::emulated::{
     Backing, Config, Effect, Fault, Faults, Latency, NamespaceConfig, OnQueue, QueueKind,
@@ -74,7 +74,7 @@ impl Setup {
         let mut random = plan.random(Part::Setup);
         let random = &mut random;
         let mut config = config(random);
-        let options = CtrlrOptions {
+        let mut options = CtrlrOptions {
             ring_slots: 2 << random.below(5),
             admin_queue_entries: [8, 9, 16, 32][random.below(4) as usize],
             external_queue_entries: [2, 3, 8, 16][random.below(4) as usize],
@@ -86,10 +86,28 @@ impl Setup {
         };
         let weights = weights(random);
         let drawn = faults(random);
+        // Last, so that what seeds meant before they still mean.
+        if one_in(random, 3) {
+            options.timeouts = timeouts(random);
+        }
         let kept = drawn.list().iter().enumerate().filter(|(place, _)| !plan.without.contains(place));
         config.faults = kept.map(|(_, fault)| fault.clone()).collect::<Vec<_>>().into();
         let told = config.faults.clone();
         Self { config, options, weights, drawn, told }
+    }
+}
+
+/// Short ones, that commands which are lost meet.
+fn timeouts(random: &mut Random) -> Timeouts {
+    let millis = |random: &mut Random| Duration::from_millis(200 + random.below(800));
+    let actions = [TimeoutAction::Report, TimeoutAction::Abort, TimeoutAction::Abort, TimeoutAction::Reset];
+    Timeouts {
+        io: millis(random),
+        admin: millis(random),
+        abort: millis(random),
+        action: actions[random.below(4) as usize],
+        resets_per_minute: random.below(4) as u32,
+        ..Timeouts::default()
     }
 }
 
