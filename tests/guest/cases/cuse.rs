@@ -21,6 +21,7 @@ const DIFFERENT: &[(&str, &str)] = &[
     ("smart-log", "its counters count what was done in between"),
     ("get-log C --log-id=2", "its counters count what was done in between"),
     ("admin-passthru C --opcode=2", "its counters count what was done in between"),
+    ("get-feature C --feature-id=0xb", "each driver asks for the events that it handles"),
     ("get-feature C --feature-id=0xe", "a clock"),
     ("set-feature C --feature-id=0xf", "keep-alive belongs to the driver: EACCES"),
     ("effects-log", "nvme-cli looks for the controller in sysfs, where only the kernel's are"),
