@@ -244,10 +244,11 @@ fn refusals(inside: &Inside) {
     let node = pci::block_device(&first, 1);
     run("modprobe", &["-a", "crc32c_generic", "ext4"]);
     run("mkfs.ext4", &["-q", &node]);
-    run("mount", &["-t", "ext4", &node, "/mnt"]);
+    run("mount", &["-t", "ext4", "-o", "ro", &node, "/mnt"]);
     refused_in_one_line(&["bind", &first], "mounted at /mnt");
+    run(SLIPRING, &["bind", &first, "--force"]);
+    assert_eq!(pci::driver(&first).as_deref(), Some("vfio-pci"));
     run("umount", &["/mnt"]);
-    run(SLIPRING, &["bind", &first]);
     run(SLIPRING, &["unbind", &first]);
     run(SLIPRING, &["unbind", &second]);
 }
