@@ -23,6 +23,7 @@ mod traffic;
 
 use crate::device::Address;
 use crate::error::Error;
+use crate::numbers::{Random, fresh_seed};
 use figures::Figures;
 use ledger::Counts;
 use machine::{Conditions, Cores};
@@ -32,7 +33,7 @@ use slipring::ring::{LockFree, Scheme};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 use traffic::{Load, Style};
 
 /// What to compare, and for how long.
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     let address = Address::parse(&args.address)?;
     let cores = Cores::choose()?;
     crate::report::check_writable(args.json.as_deref())?;
-    let seed = args.seed.unwrap_or_else(any_seed);
+    let seed = args.seed.unwrap_or_else(fresh_seed);
     let started = Instant::now();
     let mut conditions = Conditions::before(&cores);
     let mut entrants: Vec<Entrant> = [LockFree::NAME, Spinlock::NAME, SpinlockFlag::NAME, RobustMutex::NAME]
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
     // Attaching, starting threads and draining take the rest.
     let slot = Duration::from_secs(args.seconds.into()).mul_f64(0.9) / (args.rounds * entrants.len() as u32);
     let mut progress = Progress::new(args.rounds, entrants.len());
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let mut rounds = 0;
     while rounds < args.rounds {
         // On a machine that is busy with something else all takes longer: then fewer rounds, within the time.
@@ -115,7 +116,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
         rounds += 1;
         conditions.raw_ping_pong_ns.push(machine::raw_ping_pong(&cores, slot.mul_f64(0.05))?);
         let mut order: Vec<usize> = (0..entrants.len()).collect();
-        random.shuffle(&mut order);
+        shuffle(&mut order, &mut random);
         for index in order {
             let entrant = &mut entrants[index];
             progress.next(entrant.name);
@@ -275,29 +276,10 @@ impl Progress {
     }
 }
 
-/// A seed nobody chose.
-fn any_seed() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    // Short enough to be typed again.
-    Random(since.as_nanos() as u64).next() % 1_000_000
-}
-
-/// Splitmix64: enough to shuffle five names.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn shuffle<T>(&mut self, items: &mut [T]) {
-        for last in (1..items.len()).rev() {
-            items.swap(last, (self.next() % (last as u64 + 1)) as usize);
-        }
+/// Puts `items` into an order that is a matter of `random`'s seed.
+fn shuffle<T>(items: &mut [T], random: &mut Random) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, (random.next() % (last as u64 + 1)) as usize);
     }
 }
 
@@ -309,7 +291,7 @@ mod tests {
     fn the_order_is_a_matter_of_the_seed() {
         let order = |seed| {
             let mut items: Vec<u32> = (0..50).collect();
-            Random(seed).shuffle(&mut items);
+            shuffle(&mut items, &mut Random::new(seed));
             items
         };
         assert_eq!(order(1), order(1));
