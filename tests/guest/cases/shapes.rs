@@ -3,14 +3,14 @@
 
 use crate::group::{Group, Test};
 use crate::hardware::{Controller, Media, Namespace};
+use crate::inside::driver::{attach, perf_verifies};
 use crate::inside::{Inside, SLIPRING, nvme, output, pci, run, wait_for};
 use serde_json::Value;
-use slipring::ctrlr::{Ctrlr, CtrlrOptions, Message, Reply};
+use slipring::ctrlr::{Message, Reply};
 use slipring::dma::DmaSlice;
 use slipring::poller::{Poller, QpairError, QpairOptions};
-use slipring::ring::{LockFree, Outcome};
+use slipring::ring::Outcome;
 use slipring::spec::command::Command;
-use slipring::transport::vfio::VfioTransport;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -97,36 +97,6 @@ fn shared_group(inside: &Inside) {
     assert_eq!(pci::group_members(pci::group(&first)), [first, second]);
 }
 
-/// A controller on vfio-pci, attached with the default options.
-fn attach(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
-    let address = inside.address(id);
-    pci::bind(&address, "vfio-pci");
-    let transport = VfioTransport::open(address.parse().expect("an address")).expect("opened");
-    Ctrlr::attach(transport, CtrlrOptions::default()).expect("attached")
-}
-
-/// A second of verified I/O; the words are beside those that are always the same.
-fn perf(address: &str, words: &[&str]) {
-    let always = [
-        "perf",
-        address,
-        "-w",
-        "randrw",
-        "-M",
-        "50",
-        "-t",
-        "1",
-        "--verify",
-        "--quiet",
-        "--json=/tmp/perf.json",
-    ];
-    run(SLIPRING, &[&always[..], words].concat());
-    let json: Value =
-        serde_json::from_str(&fs::read_to_string("/tmp/perf.json").expect("written")).expect("JSON");
-    assert!(json["verified_blocks"].as_u64() > Some(0), "{json}");
-    assert_eq!((json["errors"].as_u64(), json["wrong_blocks"].as_u64()), (Some(0), Some(0)), "{json}");
-}
-
 fn one_queue_pair(inside: &Inside) {
     let address = inside.address("oneq");
     // With the default options it serves messages, and queue pairs are refused clearly.
@@ -149,8 +119,8 @@ fn one_queue_pair(inside: &Inside) {
     );
     poller.detach(DEADLINE).expect("detached");
     // Without I/O messages it is the embedder's, as the commands do it.
-    perf(&address, &["-q", "8", "-o", "4096"]);
-    perf(&address, &["-q", "8", "-o", "4096", "--interrupts"]);
+    perf_verifies(&address, &["-q", "8", "-o", "4096"]);
+    perf_verifies(&address, &["-q", "8", "-o", "4096", "--interrupts"]);
     refused_in_one_line(
         &["perf", &address, "-P", "2"],
         "2 queue pairs are needed, and this controller grants 1",
@@ -163,8 +133,8 @@ fn transfer_limits(inside: &Inside) {
         assert_eq!(ctrlr.limits().expect("limits").max_transfer_bytes, limit, "{id}");
         ctrlr.detach(DEADLINE).expect("detached");
         let address = inside.address(id);
-        perf(&address, &["-q", "2", "-o", &limit.to_string()]);
-        perf(&address, &["-q", "8", "-o", "512"]);
+        perf_verifies(&address, &["-q", "2", "-o", &limit.to_string()]);
+        perf_verifies(&address, &["-q", "8", "-o", "512"]);
         refused_in_one_line(
             &["perf", &address, "-o", &(2 * limit).to_string()],
             &format!("1 block to {limit} bytes"),
@@ -176,7 +146,7 @@ fn transfer_limits(inside: &Inside) {
 fn few_vectors(inside: &Inside) {
     let address = inside.address("msix");
     pci::bind(&address, "vfio-pci");
-    perf(&address, &["-q", "4", "-o", "4096", "-P", "4", "--interrupts"]);
+    perf_verifies(&address, &["-q", "4", "-o", "4096", "-P", "4", "--interrupts"]);
 }
 
 fn sparse(inside: &Inside) {
@@ -209,7 +179,7 @@ fn odd(inside: &Inside) {
         refused_in_one_line(&["write", &address, ns, "--file=/tmp/image"], why);
         refused_in_one_line(&["perf", &address, ns], why);
     }
-    perf(&address, &["--ns=3", "-q", "8", "-o", "4096"]);
+    perf_verifies(&address, &["--ns=3", "-q", "8", "-o", "4096"]);
     let identity: Value =
         serde_json::from_str(&run(SLIPRING, &["identify", &address, "--json"])).expect("JSON");
     assert_eq!(identity["namespaces"].as_array().map(Vec::len), Some(3), "{identity}");

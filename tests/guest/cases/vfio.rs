@@ -3,6 +3,7 @@
 
 use crate::group::{Group, Test, User};
 use crate::hardware::{Controller, Media, Namespace};
+use crate::inside::driver::{attach, attach_bound, perf_verifies};
 use crate::inside::{Inside, SLIPRING, give, nvme, output, pci, run, wait_for};
 use serde_json::Value;
 use slipring::ctrlr::{Ctrlr, CtrlrOptions, admin};
@@ -36,7 +37,7 @@ pub fn group() -> Group {
         .controller(Controller::new("void").serial("SER0003").media(Media::slow(64, Duration::ZERO)))
         .test(test("identify_smart_and_features_agree_with_nvme_cli", agrees))
         .test(test("the_kernels_driver_reads_the_same_bytes_and_the_other_way_round", same_bytes))
-        .test(test("perf_verifies_polled_and_with_interrupts", perf_verifies))
+        .test(test("perf_verifies_polled_and_with_interrupts", perf))
         .test(test("every_offset_and_length_arrives_whole", offsets))
         .test(test("a_storm_loses_nothing", storm))
         .test(test("compare_prints_its_table_and_what_it_is_worth", compare))
@@ -49,16 +50,6 @@ pub fn group() -> Group {
             memlock: 256 << 20,
             prepare: give_nv1,
         }))
-}
-
-fn attach(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
-    pci::bind(&inside.address(id), "vfio-pci");
-    attach_bound(inside, id)
-}
-
-fn attach_bound(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
-    let transport = VfioTransport::open(inside.address(id).parse().expect("an address")).expect("opened");
-    Ctrlr::attach(transport, CtrlrOptions::default()).expect("attached")
 }
 
 /// Every key that both have, apart from those that nvme-cli prints in another form, has the same value.
@@ -194,7 +185,7 @@ fn read_device(node: &str) -> Vec<u8> {
     fs::read("/tmp/theirs").expect("read")
 }
 
-fn perf_verifies(inside: &Inside) {
+fn perf(inside: &Inside) {
     let address = inside.address("nv1");
     pci::bind(&address, "vfio-pci");
     for (depth, size, mode) in [
@@ -206,30 +197,9 @@ fn perf_verifies(inside: &Inside) {
         ("32", "4096", Some("--interrupts")),
         ("128", "4096", Some("--interrupts")),
     ] {
-        let mut arguments = vec![
-            "perf",
-            &address,
-            "-q",
-            depth,
-            "-o",
-            size,
-            "-w",
-            "randrw",
-            "-M",
-            "50",
-            "-t",
-            "1",
-            "--verify",
-            "--quiet",
-            "--ns=2",
-            "--json=/tmp/perf.json",
-        ];
-        arguments.extend(mode);
-        run(SLIPRING, &arguments);
-        let json: Value =
-            serde_json::from_str(&fs::read_to_string("/tmp/perf.json").expect("written")).expect("JSON");
-        assert!(json["verified_blocks"].as_u64() > Some(0), "-q {depth} -o {size} {mode:?}: {json}");
-        assert_eq!((json["errors"].as_u64(), json["wrong_blocks"].as_u64()), (Some(0), Some(0)), "{json}");
+        let mut words = vec!["-q", depth, "-o", size, "--ns=2"];
+        words.extend(mode);
+        perf_verifies(&address, &words);
     }
 }
 

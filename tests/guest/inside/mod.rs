@@ -2,6 +2,7 @@
 //! test should. How tests are written: docs/TESTING.md.
 #![forbid(unsafe_code)]
 
+pub mod driver;
 pub mod pci;
 
 use crate::agent;
