@@ -212,10 +212,8 @@ impl QueuePair {
         max: usize,
         mut each: impl FnMut(IoCompletion),
     ) -> Result<usize, QpairError> {
+        self.commit();
         let Some(pair) = &mut self.pair else { return Err(QpairError::Gone(None)) };
-        if pair.has_uncommitted() {
-            self.slot.ring(|| pair.commit());
-        }
         if !pair.has_completion() {
             return Ok(0);
         }
