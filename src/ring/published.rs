@@ -27,10 +27,9 @@ use std::fmt;
 /// A participant of the private collector that can be moved between threads, one at a time.
 struct Participant(LocalHandle);
 
-// SAFETY: `LocalHandle` is not `Send` because two threads could reach its unsynchronised fields through copies of the handle or through guards
-// of it. Here neither exists elsewhere: the handle is registered with a collector that this module owns, is never cloned, and its
-// guards live beside it in the same structure (`Reader`) or within one call (`Publisher`). It uses no thread-local state. What it defers is
-// a flag in an `Arc`, which is `Send`.
+// SAFETY: `LocalHandle` is not `Send` because copies of it, or guards, could reach its unsynchronised fields from two threads. This one is never cloned, its
+// guards live beside it in the same structure (`Reader`) or within one call (`Publisher`), and it uses no thread-local state. Its collector belongs to
+// this module, which defers nothing but a flag in an `Arc`, which is `Send`.
 unsafe impl Send for Participant {}
 
 /// A guard of the participant beside it.
