@@ -3,9 +3,13 @@
 mod support;
 
 use slipring::ctrlr::{Ctrlr, CtrlrOptions, CtrlrState, Message, Reply, admin};
-use slipring::emulated::{self, Config, Latency, NamespaceConfig, QueueKind};
-use slipring::poller::{QpairOptions, QueuePair};
+use slipring::dma::{DmaError, DmaMap, MemoryBlock};
+use slipring::emulated::{self, Config, EmulatedTransport, Latency, NamespaceConfig, QueueKind};
+use slipring::poller::{QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
+use slipring::transport::{Doorbell, Transport, TransportError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use support::{DEADLINE, PollThread, Rig};
 
@@ -197,4 +201,85 @@ fn a_controller_that_never_becomes_ready_is_given_up_in_time() {
         said.contains("the controller did not reach CSTS.RDY = 1 within") && said.lines().count() == 1,
         "{said}"
     );
+}
+
+/// A device whose controller is detached, by somebody else as it were, when a doorbell is asked for.
+#[derive(Debug)]
+struct DetachedAtDoorbell {
+    device: Arc<EmulatedTransport>,
+    ctrlr: Mutex<Option<Ctrlr<LockFree>>>,
+}
+
+impl DmaMap for DetachedAtDoorbell {
+    fn map(&self, block: &Arc<MemoryBlock>) -> Result<u64, DmaError> {
+        self.device.map(block)
+    }
+
+    fn unmap(&self, iova: u64, len: usize) -> Result<(), DmaError> {
+        self.device.unmap(iova, len)
+    }
+}
+
+impl Transport for DetachedAtDoorbell {
+    fn address(&self) -> String {
+        self.device.address()
+    }
+
+    fn read_u32(&self, offset: usize) -> u32 {
+        self.device.read_u32(offset)
+    }
+
+    fn read_u64(&self, offset: usize) -> u64 {
+        self.device.read_u64(offset)
+    }
+
+    fn write_u32(&self, offset: usize, value: u32) {
+        self.device.write_u32(offset, value);
+    }
+
+    fn write_u64(&self, offset: usize, value: u64) {
+        self.device.write_u64(offset, value);
+    }
+
+    fn doorbell(&self, offset: usize) -> Result<Doorbell, TransportError> {
+        let doorbell = self.device.doorbell(offset);
+        let ctrlr = self.ctrlr.lock().expect("no panic").take();
+        if let Some(ctrlr) = ctrlr {
+            ctrlr.detach(DEADLINE).expect("detached");
+        }
+        doorbell
+    }
+
+    fn set_bus_master(&self, on: bool) -> Result<(), TransportError> {
+        self.device.set_bus_master(on)
+    }
+
+    fn is_gone(&self) -> bool {
+        self.device.is_gone()
+    }
+
+    fn interrupt_count(&self) -> usize {
+        self.device.interrupt_count()
+    }
+
+    fn enable_interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, TransportError> {
+        self.device.enable_interrupts(count)
+    }
+
+    fn close(&self) {
+        self.device.close();
+    }
+}
+
+/// Whoever asks for a queue pair while the controller goes is told that it has gone, and not that memory or a doorbell was missing on the way.
+#[test]
+fn a_detach_in_the_midst_of_a_request_for_a_queue_pair_is_what_it_says() {
+    let (device, runner) = emulated::new(Config::default()).expect("a valid configuration");
+    let _runner = runner.spawn(None).expect("a device thread");
+    let transport = Arc::new(DetachedAtDoorbell { device, ctrlr: Mutex::new(None) });
+    let ctrlr = Ctrlr::<LockFree>::attach(transport.clone(), CtrlrOptions::default()).expect("attached");
+    *transport.ctrlr.lock().expect("no panic") = Some(ctrlr.clone());
+    let refused = QueuePair::request(&ctrlr, &QpairOptions::default()).expect_err("there is none any more");
+    assert!(matches!(refused, QpairError::Gone(None)), "{refused}");
+    assert_eq!(ctrlr.state(), CtrlrState::Detached);
 }

@@ -70,11 +70,14 @@ impl QueuePair {
     }
 
     fn make(hub: &Arc<Hub>, options: &QpairOptions) -> Result<Self, QpairError> {
-        let gone = || QpairError::Gone(hub.state.failure().cloned());
-        if hub.is_over() || hub.state.failure().is_some() {
-            return Err(gone());
+        let gone = || {
+            let failure = hub.state.failure().cloned();
+            (hub.is_over() || failure.is_some()).then_some(QpairError::Gone(failure))
+        };
+        if let Some(gone) = gone() {
+            return Err(gone);
         }
-        let limits = hub.limits.load_full().ok_or_else(gone)?;
+        let limits = hub.limits.load_full().ok_or(QpairError::Gone(None))?;
         if !(2..=limits.max_queue_entries).contains(&options.entries) {
             return Err(QpairError::Entries { entries: options.entries, limit: limits.max_queue_entries });
         }
@@ -90,7 +93,8 @@ impl QueuePair {
             }),
             Err(error) => {
                 slot.change(SlotState::Claimed, SlotState::Free);
-                Err(error)
+                // The memory, or the doorbells, may have gone because the controller went meanwhile: then that is the reason.
+                Err(gone().unwrap_or(error))
             }
         }
     }
