@@ -8,8 +8,8 @@ mod support;
 
 use slipring::ctrlr::{Ctrlr, CtrlrOptions, Message};
 use slipring::emulated::{self, Backing, Config, NamespaceConfig};
-use slipring::poller::{Poller, QpairOptions};
-use slipring::ring::{LockFree, Scheme, rivals};
+use slipring::poller::{Poller, QpairOptions, QueuePair};
+use slipring::ring::{LockFree, Mailbox, Scheme, rivals};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -171,8 +171,12 @@ fn assert_flat_over(cycles: usize, what: &str, mut cycle: impl FnMut()) {
     (0..cycles / 100).for_each(|_| cycle());
     let (before, started) = (Holdings::now(), Instant::now());
     (0..cycles).for_each(|_| cycle());
-    Holdings::now().assert_flat(before, cycles, what);
-    println!("{what}: {cycles} cycles of {:?}", started.elapsed() / cycles as u32);
+    let after = Holdings::now();
+    after.assert_flat(before, cycles, what);
+    println!(
+        "{what}: {cycles} cycles of {:?}; {before:?} before, {after:?} after",
+        started.elapsed() / cycles as u32
+    );
 }
 
 /// Registers, unregisters, and waits for that.
@@ -223,7 +227,8 @@ fn nothing_grows_over_a_million_registrations_with_polls_in_between() {
     rig.finish();
 }
 
-/// Registers and unregisters under a poller on another thread, which each retirement waits for: fewer, as the scheduler has its say in each.
+/// Registers, sends, and unregisters with the messages in flight, under a poller on another thread, which each retirement waits for: fewer, as the scheduler has its
+/// say in each. Every message is answered, whether the poller came by before the ring was closed or not.
 fn under_a_poller<S: Scheme>(cycles: usize) {
     let rig: Stepped<S> = Stepped::attach(small(), options());
     let mut poller = rig.poller();
@@ -240,7 +245,23 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
             }
             polls
         });
-        assert_flat_over(cycles, S::NAME, || register_and_unregister(&rig.ctrlr));
+        let mut mailbox = Mailbox::new(4);
+        let mut sent = 0_u64;
+        assert_flat_over(cycles, S::NAME, || {
+            let producer = rig.ctrlr.register("cycle").expect("registered");
+            for _ in 0..4 {
+                producer.send_to(&mut mailbox, sent, Message::call(|_| 7)).expect("room in the ring");
+                sent += 1;
+            }
+            rig.ctrlr.unregister("cycle", DEADLINE).expect("unregistered");
+            // The ring is drained when that returns; what the poller had taken out of it, it answers by itself.
+            let mut answered = 0;
+            support::wait_until("all four are answered", || {
+                answered += mailbox.receive(|_, _| ());
+                mailbox.in_flight() == 0
+            });
+            assert_eq!(answered, 4, "each message has one outcome");
+        });
         stop.store(true, Ordering::Relaxed);
         polling.join().expect("the poller is well")
     });
@@ -252,37 +273,53 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
 #[test]
 fn nothing_grows_over_registrations_under_a_poller_on_another_thread() {
     let _alone = alone();
-    under_a_poller::<LockFree>((registrations() / 20).max(10_000));
+    under_a_poller::<LockFree>((registrations() / 100).max(10_000));
     under_a_poller::<rivals::Spinlock>(30_000);
     under_a_poller::<rivals::SpinlockFlag>(30_000);
     under_a_poller::<rivals::RobustMutex>(30_000);
 }
 
-/// Ten thousand lives (or as many as `SLIPRING_LIVES` says): attach, a message ring, a queue pair, detach.
+/// Attach, a message ring, a queue pair; and detach with reads in flight and messages in the ring, each of which is answered once.
+fn life_under_load() {
+    const READS: u64 = 3;
+    let mut rig: Stepped<LockFree> = Stepped::attach(small(), options());
+    let mut poller = rig.poller();
+    let producer = rig.ctrlr.register("life").expect("registered");
+    let mut qpair = QueuePair::request(&rig.ctrlr, &QpairOptions { entries: 4 }).expect("a queue pair");
+    rig.run(&mut poller, "connected", || qpair.connected().expect("well"));
+    for token in 0..READS {
+        let data = rig.ctrlr.allocate(512).expect("memory").into();
+        qpair.read(&rig.ctrlr.namespaces()[0], token, data, token).expect("submitted");
+    }
+    qpair.commit();
+    // One of them is with the device, the others are in the ring.
+    let mut tickets = vec![producer.send(Message::Rescan).expect("room")];
+    poller.poll(Instant::now()).expect("well");
+    tickets.push(producer.send(Message::Rescan).expect("room"));
+    tickets.push(producer.send(Message::call(|_| 7)).expect("room"));
+    drop(poller);
+    rig.finish();
+    for ticket in tickets {
+        assert!(ticket.try_take().is_ok(), "each message is answered when detach is over");
+    }
+    let mut back = 0;
+    while qpair.poll(8, |_| back += 1).is_ok() {}
+    assert_eq!(back, READS, "each read comes back once");
+}
+
+/// Ten thousand lives (or as many as `SLIPRING_LIVES` says), all but a tenth of them under load until the end.
 #[test]
 fn nothing_grows_over_ten_thousand_attaches() {
     let _alone = alone();
     let lives = cycles_of("SLIPRING_LIVES", 10_000);
-    let life = |with_io: bool| {
-        let mut rig: Stepped<LockFree> = Stepped::attach(small(), options());
-        if with_io {
-            let mut poller = rig.poller();
-            let producer = rig.ctrlr.register("life").expect("registered");
-            let mut qpair = slipring::poller::QueuePair::request(&rig.ctrlr, &QpairOptions { entries: 4 })
-                .expect("a queue pair");
-            rig.run(&mut poller, "connected", || qpair.connected().expect("well"));
-            let data = rig.ctrlr.allocate(512).expect("memory").into();
-            qpair.read(&rig.ctrlr.namespaces()[0], 0, data, 1).expect("submitted");
-            // In flight, and a message in the ring, when the end comes.
-            qpair.commit();
-            drop(producer.send(Message::Rescan).expect("sent"));
-        }
-        rig.finish();
-    };
     let mut index = 0;
     assert_flat_over(lives, "attach and detach", || {
         index += 1;
-        life(index % 2 == 0);
+        if index % 10 == 0 {
+            Stepped::<LockFree>::attach(small(), options()).finish();
+        } else {
+            life_under_load();
+        }
     });
 }
 
