@@ -302,6 +302,10 @@ fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
         );
         return Err(Failure::Unusable(text));
     }
+    if core.hub.options.keep_alive_timeout.is_some() && identity.kas == 0 {
+        let text = "it has no keep-alive (KAS is 0); attach it without CtrlrOptions::keep_alive_timeout";
+        return Err(Failure::Unusable(text.into()));
+    }
     let smallest_page = PREFERRED_PAGE_BYTES << cap.mpsmin();
     let wanted_bytes = core.hub.options.max_transfer_bytes;
     let max_transfer_bytes = match identity.mdts {

@@ -7,6 +7,7 @@
 use super::bring_up::{BringUp, EXTERNAL_QID};
 use super::events::Events;
 use super::hub::{Hub, attention};
+use super::keep_alive::KeepAlive;
 use super::message::{Envelope, Message, Refusal, Reply, Responder};
 use super::options::{ControllerEvent, EventAnswer};
 use super::passthru;
@@ -52,6 +53,7 @@ pub(super) enum Purpose {
     Event,
     EventConfig,
     EventLog,
+    KeepAlive,
     Abort,
     CreateCq(u16),
     CreateSq(u16),
@@ -108,6 +110,7 @@ pub(crate) struct Core {
     /// Commands that create or delete queues and have not been answered yet.
     pub(super) queue_commands: u32,
     pub(super) recovery: Recovery,
+    pub(super) keep_alive: KeepAlive,
     /// For Identify data; `None` while a command has it.
     pub(super) scratch: Option<DmaBuffer>,
     /// When to look at the controller's health next.
@@ -129,6 +132,7 @@ impl Core {
             watch_at: now + hub.options.watch_period,
             due_at: now,
             recovery: Recovery::new(&hub.options.timeouts, now),
+            keep_alive: KeepAlive::new(hub.options.keep_alive_timeout, now),
             hub,
             admin,
             external: None,
@@ -315,10 +319,12 @@ impl Core {
         }
     }
 
-    /// Whether the admin queue has an entry that the driver does not need. Its share: every event request, the reading of a log, a rescan. What
+    /// Whether the admin queue has an entry that the driver does not need. Its share: every event request, the reading of a log, a rescan, a Keep Alive. What
     /// is in flight of these has its entry already, and hands it on to what follows it.
     pub(super) fn has_spare_entry(&self) -> bool {
-        let share = self.events.entries_needed() + usize::from(self.rescan.is_none());
+        let share = self.events.entries_needed()
+            + usize::from(self.rescan.is_none())
+            + self.keep_alive.entries_needed();
         self.admin.capacity() - self.admin.outstanding() > share
     }
 
@@ -443,6 +449,7 @@ impl Core {
                     tracing::warn!(%status, "the controller would not be told which events to report");
                 }
             }
+            Purpose::KeepAlive => self.keep_alive_answered(completion),
             Purpose::Abort => self.abort_answered(completion),
             Purpose::CreateCq(_) | Purpose::CreateSq(_) | Purpose::DeleteSq(_) | Purpose::DeleteCq(_) => {
                 self.queue_commands = self.queue_commands.saturating_sub(1);
@@ -462,13 +469,15 @@ impl Core {
     pub(crate) fn look_at_time(&mut self, now: Instant) -> bool {
         self.hub.reader.polled(now.saturating_duration_since(self.hub.epoch));
         self.look_for_late(now);
+        self.keep_alive(now);
         self.due_at = self.watch_at.min(now + NOTE_PERIOD);
         now >= self.watch_at && self.watch(now)
     }
 
-    /// How long until the next look at the controller's health, or for late commands.
+    /// How long until the next look at the controller's health, or for late commands, or the next Keep Alive.
     pub(crate) fn due_in(&self, now: Instant) -> Duration {
-        self.watch_at.min(self.recovery.look_at()).saturating_duration_since(now)
+        let looks = self.watch_at.min(self.recovery.look_at());
+        self.keep_alive.due().map_or(looks, |due| due.min(looks)).saturating_duration_since(now)
     }
 
     /// Looks whether the controller is still there and well. True when the system wants the device back and nobody objects.

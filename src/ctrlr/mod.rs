@@ -10,6 +10,7 @@
 //! | [`recovery`], [`watchdog`] | commands that take too long, and controllers that break |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
 //! | [`subscription`] | asynchronous events for everybody who wants them |
+//! | [`keep_alive`] | telling the controller that somebody is there |
 //! | [`interrupts`] | waiting instead of spinning |
 //! | [`attach`], [`detach`] | beginning and end |
 //!
@@ -26,6 +27,7 @@ mod detach;
 mod events;
 mod hub;
 mod interrupts;
+mod keep_alive;
 mod message;
 mod namespace;
 mod options;

@@ -99,6 +99,10 @@ impl Timeouts {
     }
 }
 
+/// What [`CtrlrOptions::keep_alive_timeout`] may be: one unit of KAS, to what the timer's field holds.
+const KEEP_ALIVE_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_millis(u32::MAX as u64);
+
 /// What follows an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventAnswer {
@@ -131,7 +135,7 @@ impl fmt::Debug for OnEvent {
 pub struct CtrlrOptions {
     /// Slots of the message ring: a power of two from 2 to 65,536. 128 bytes each.
     pub ring_slots: usize,
-    /// Entries of the admin queues: 8 to 4,096. Two to five of them are kept by asynchronous event requests and internal commands.
+    /// Entries of the admin queues: 8 to 4,096. Two to six of them are kept by asynchronous event requests and internal commands.
     pub admin_queue_entries: u16,
     /// Entries of the external queue pair, on which I/O messages run: 2 to 65,535, and no more than the controller has; or 0 for none: I/O messages are refused
     /// ([`super::Refusal::NoIoQueue`]), and all of the controller's queue pairs are the embedder's, which matters where it has one only.
@@ -150,6 +154,11 @@ pub struct CtrlrOptions {
     pub interrupts: bool,
     /// How long commands may take, and what follows.
     pub timeouts: Timeouts,
+    /// How long the controller waits for a sign of life before it takes the driver for dead and stops (CSTS.CFS): 100 ms to 49 days, rounded up by the
+    /// controller to its granularity (KAS). The poller sends a Keep Alive each half of it, from its first poll on; whoever then stops polling for that long finds
+    /// the controller fatal, and has it reset. Refused where the controller has none. `None`, the default, suits PCIe, where it is the bus that tells a
+    /// controller that its host has gone, and a host that was only asleep would cost a reset.
+    pub keep_alive_timeout: Option<Duration>,
     /// Told what happens to the controller, on the polling thread, where it must not wait; its answer decides what follows. Without one, a
     /// controller that is asked back is detached.
     pub on_event: Option<OnEvent>,
@@ -161,7 +170,7 @@ pub struct CtrlrOptions {
 
 impl Default for CtrlrOptions {
     /// A ring of 1,024 slots, 32 admin entries, 64 external entries, up to 64 I/O queue pairs, transfers of 1 MiB, 30 s for an admin command, a look at
-    /// CSTS each 100 ms.
+    /// CSTS each 100 ms, no keep-alive.
     fn default() -> Self {
         Self {
             ring_slots: 1024,
@@ -173,6 +182,7 @@ impl Default for CtrlrOptions {
             watch_period: Duration::from_millis(100),
             interrupts: false,
             timeouts: Timeouts::default(),
+            keep_alive_timeout: None,
             on_event: None,
             removal_timeout: Duration::from_secs(10),
             dma: DmaOptions::default(),
@@ -206,6 +216,19 @@ impl CtrlrOptions {
                 "admin_queue_entries is {}: 8 to 4096 are allowed",
                 self.admin_queue_entries
             ));
+        }
+        if let Some(timeout) = self.keep_alive_timeout {
+            if !KEEP_ALIVE_RANGE.contains(&timeout) {
+                return Err(format!(
+                    "keep_alive_timeout is {timeout:?}: 100 ms to 4294967295 ms are allowed, or none"
+                ));
+            }
+            if self.admin_queue_entries < 9 {
+                return Err(format!(
+                    "admin_queue_entries is {}: with keep_alive_timeout, which keeps one for itself, 9 to 4096 are allowed",
+                    self.admin_queue_entries
+                ));
+            }
         }
         if self.external_queue_entries == 1 {
             return Err(

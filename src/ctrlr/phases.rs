@@ -146,6 +146,7 @@ impl Core {
         for responder in self.reset_waiters.drain(..) {
             responder.deliver(Outcome::Completed(Reply::WasReset));
         }
+        self.keep_alive.begin(now);
         self.configure_events();
         self.arm_events();
         self.serve_slots();
@@ -182,6 +183,7 @@ impl Core {
         self.queue_commands = 0;
         self.events.forget();
         self.recovery.forget();
+        self.keep_alive.forget();
         self.rescan = None;
         let unexecuted = Aborted::unexecuted(reason);
         if matches!(self.phase, Phase::Stopped) || self.aborts_queued {

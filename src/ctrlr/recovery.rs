@@ -96,11 +96,13 @@ impl Core {
         // Relaxed: published by the Release of each tap.
         hub.clock_ms.store(clock_ms, Ordering::Relaxed);
         hub.slots().iter().for_each(|slot| slot.tap());
+        let keep_alive = self.keep_alive.interval();
         let of_admin = |opcode, owner: &Owner| match owner {
             Owner::Message(_) => Some(timeouts.of_admin(opcode)),
             // Bring-up has its own deadlines, and an event may never come.
             Owner::Driver(Purpose::BringUp | Purpose::Event) => None,
             Owner::Driver(Purpose::Abort) => Some(timeouts.abort),
+            Owner::Driver(Purpose::KeepAlive) => Some(hub.options.admin_timeout.min(keep_alive)),
             Owner::Driver(_) => Some(hub.options.admin_timeout),
         };
         let admin = self.recovery.admin.look(&mut self.admin, clock_ms, of_admin, timeouts.abort);

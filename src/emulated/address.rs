@@ -11,6 +11,7 @@
 //! | `queues=4` | I/O queue pairs | 64 |
 //! | `mqes=256` | entries of the largest queue | 1024 |
 //! | `dstrd=0` | doorbells are `4 << dstrd` bytes apart | 3 |
+//! | `kas=10` | keep-alive granularity in units of 100 ms; 0 is a controller without keep-alive | 0 |
 //! | `latency_us=80` | each I/O command takes so long at least | 0 |
 //! | `admin_latency_us=80` | each admin command takes so long at least | 0 |
 //! | `faults=FILE` | what goes wrong: a text file with one fault a line, see `docs/FAULTS.md`; the path has no comma | nothing |
@@ -28,7 +29,7 @@ use super::faults::Faults;
 /// The word that every address of an emulated controller begins with.
 pub const SCHEME: &str = "emulated";
 
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "size",
     "lba",
     "namespaces",
@@ -38,6 +39,7 @@ const KEYS: [&str; 13] = [
     "queues",
     "mqes",
     "dstrd",
+    "kas",
     "latency_us",
     "admin_latency_us",
     "faults",
@@ -113,6 +115,7 @@ impl Parsed {
             "queues" => config.io_queues = number(key, value)?,
             "mqes" => config.mqes = number(key, value)?,
             "dstrd" => config.dstrd = number(key, value)?,
+            "kas" => config.kas = number(key, value)?,
             "latency_us" => config.latencies.push(latency(QueueKind::Io, number(key, value)?)),
             "admin_latency_us" => config.latencies.push(latency(QueueKind::Admin, number(key, value)?)),
             "faults" => config.faults = read_faults(Path::new(value))?,

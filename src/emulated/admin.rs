@@ -52,6 +52,7 @@ impl Device {
             AdminOpcode::FORMAT_NVM => self.format(command),
             AdminOpcode::NAMESPACE_ATTACHMENT => self.attach_namespace(command),
             AdminOpcode::GET_LBA_STATUS => self.get_lba_status(command),
+            AdminOpcode::KEEP_ALIVE => self.keep_alive(command),
             _ => Err(Status::INVALID_OPCODE.with_dnr()),
         };
         Some(reply)

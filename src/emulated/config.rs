@@ -106,6 +106,8 @@ pub struct Config {
     pub async_events: u16,
     /// Abort commands that may be outstanding at a time, 1 to 256. Identify's ACL is one less.
     pub aborts: u16,
+    /// Keep alive granularity in units of 100 ms (Identify's KAS); 0 is a controller without keep-alive.
+    pub kas: u16,
     /// Interrupt vectors, 0 to 2,048.
     pub interrupts: u16,
     /// Number of valid NSIDs (Identify's NN), at least as many as there are namespaces; those beyond are not allocated.
@@ -143,6 +145,7 @@ impl Default for Config {
             metadata_formats: 0,
             async_events: 4,
             aborts: 4,
+            kas: 0,
             interrupts: 65,
             nn: 256,
             latencies: Vec::new(),

@@ -158,6 +158,7 @@ impl Device {
         self.cqs.iter_mut().for_each(|cq| *cq = None);
         self.events.reset();
         self.features.reset();
+        self.keep_alive.reset();
         self.reset_doorbells();
         self.stalled_bus_master = false;
     }

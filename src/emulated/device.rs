@@ -12,6 +12,7 @@ use super::control::State;
 use super::events::Events;
 use super::faults::{Mischief, Plan};
 use super::features::Features;
+use super::keep_alive::KeepAlive;
 use super::logs::Logs;
 use super::namespace::Namespace;
 use super::prp::HostMemory;
@@ -77,6 +78,7 @@ pub struct Device {
     pub(super) features: Features,
     pub(super) logs: Logs,
     pub(super) events: Events,
+    pub(super) keep_alive: KeepAlive,
     pub(super) scratch: Vec<u8>,
     /// By queue id: the submission queue exists.
     pub(super) sq_exists: Vec<bool>,
@@ -117,6 +119,7 @@ impl Device {
             features: Features::new(&config),
             logs: Logs::new(),
             events: Events::new(config.async_events),
+            keep_alive: KeepAlive::default(),
             scratch: vec![0; SCRATCH_BYTES],
             sq_exists,
             queues_generation: 0,
@@ -202,6 +205,10 @@ impl Device {
         }
         if self.events.is_deliverable() {
             done += self.deliver_events();
+        }
+        if self.keep_alive.is_on() && self.is_given_up_by_host() {
+            self.expire_keep_alive();
+            done += 1;
         }
         done + self.patrol()
     }

@@ -92,14 +92,21 @@ fn capabilities(id: FeatureId) -> Option<u32> {
         | FeatureId::WRITE_ATOMICITY
         | FeatureId::ASYNC_EVENT_CONFIG => Some(CHANGEABLE | SAVEABLE),
         FeatureId::ERROR_RECOVERY => Some(CHANGEABLE | SAVEABLE | NAMESPACE_SPECIFIC),
-        FeatureId::POWER_MANAGEMENT | FeatureId::NUMBER_OF_QUEUES | FeatureId::COMMAND_SET_PROFILE => {
-            Some(CHANGEABLE)
-        }
+        FeatureId::POWER_MANAGEMENT
+        | FeatureId::NUMBER_OF_QUEUES
+        | FeatureId::COMMAND_SET_PROFILE
+        | FeatureId::KEEP_ALIVE_TIMER => Some(CHANGEABLE),
         _ => None,
     }
 }
 
 impl Device {
+    /// What can be done with a feature, if this controller has it.
+    fn feature_capabilities(&self, id: FeatureId) -> Result<u32, Status> {
+        let has_it = id != FeatureId::KEEP_ALIVE_TIMER || self.config.kas != 0;
+        capabilities(id).filter(|_| has_it).ok_or(Status::INVALID_FIELD.with_dnr())
+    }
+
     /// Which of several values of a feature a command means, after its fields were checked.
     fn feature_key(&self, id: FeatureId, command: &Command) -> Result<Key, Status> {
         let invalid = Err(Status::INVALID_FIELD.with_dnr());
@@ -129,7 +136,7 @@ impl Device {
     pub(super) fn get_features(&mut self, command: &Command) -> Reply {
         let id = FeatureId(command.cdw10 as u8);
         let select = command.cdw10 >> 8 & 0b111;
-        let capabilities = capabilities(id).ok_or(Status::INVALID_FIELD.with_dnr())?;
+        let capabilities = self.feature_capabilities(id)?;
         if select == 3 {
             return Ok(capabilities);
         }
@@ -150,7 +157,7 @@ impl Device {
     pub(super) fn set_features(&mut self, command: &Command) -> Reply {
         let id = FeatureId(command.cdw10 as u8);
         let save = command.cdw10 >> 31 == 1;
-        let capabilities = capabilities(id).ok_or(Status::INVALID_FIELD.with_dnr())?;
+        let capabilities = self.feature_capabilities(id)?;
         if save && capabilities & SAVEABLE == 0 {
             return Err(Status::FEATURE_NOT_SAVEABLE.with_dnr());
         }
@@ -162,7 +169,10 @@ impl Device {
             self.active_namespace(command.nsid)?;
         }
         let key = self.feature_key(id, command)?;
-        let value = Self::check_value(id, command.cdw11)?;
+        let mut value = Self::check_value(id, command.cdw11)?;
+        if id == FeatureId::KEEP_ALIVE_TIMER {
+            value = self.set_keep_alive_timer(value);
+        }
         if id == FeatureId::NUMBER_OF_QUEUES {
             return self.set_queues(value);
         }

@@ -105,6 +105,7 @@ impl Device {
             lpa: 1 | 1 << 1 | 1 << 2,
             elpe: (ERROR_ENTRIES - 1) as u8,
             npss: 0,
+            kas: config.kas,
             wctemp: WARNING_TEMPERATURE_K,
             cctemp: WARNING_TEMPERATURE_K + 30,
             sqes: 0x66,

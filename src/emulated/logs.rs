@@ -124,7 +124,7 @@ impl Device {
                 Ok(self.put_log(page.as_bytes()))
             }
             LogId::COMMAND_EFFECTS => {
-                let page = effects_log();
+                let page = effects_log(self.config.kas != 0);
                 Ok(self.put_log(page.as_bytes()))
             }
             _ => Err(Status::INVALID_LOG_PAGE.with_dnr()),
@@ -204,7 +204,7 @@ pub(super) fn put_text(field: &mut [u8], text: &str) {
 }
 
 /// Which commands there are, and what they change (NVMe Base 2.0, 5.16.1.6).
-fn effects_log() -> CommandEffectsLog {
+fn effects_log(has_keep_alive: bool) -> CommandEffectsLog {
     const SUPPORTED: u32 = 1;
     const LBA_CONTENT: u32 = 1 << 1;
     const NAMESPACE_CAPABILITIES: u32 = 1 << 2;
@@ -224,6 +224,9 @@ fn effects_log() -> CommandEffectsLog {
         AdminOpcode::GET_LBA_STATUS,
     ] {
         log.acs[usize::from(opcode.0)] = SUPPORTED;
+    }
+    if has_keep_alive {
+        log.acs[usize::from(AdminOpcode::KEEP_ALIVE.0)] = SUPPORTED;
     }
     log.acs[usize::from(AdminOpcode::FORMAT_NVM.0)] = SUPPORTED | LBA_CONTENT | NAMESPACE_CAPABILITIES;
     log.acs[usize::from(AdminOpcode::NAMESPACE_ATTACHMENT.0)] = SUPPORTED | NAMESPACE_INVENTORY;

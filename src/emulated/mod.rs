@@ -18,7 +18,7 @@
 //! # Map
 //! `config`, `address`: what a controller is made from. `transport`, `registers`, `iommu`, `violations`: shared with the driver.
 //! `device`, `control`, `serve`, `queues`, `prp`, `thread`: the machine. `admin`, `identify`, `features`, `logs`, `events`, `io`,
-//! `copy`, `namespace`: the commands. `faults`: what goes wrong with them on purpose. Nothing here knows the driver's `queue` or `ctrlr`.
+//! `copy`, `keep_alive`, `namespace`: the commands. `faults`: what goes wrong with them on purpose. Nothing here knows the driver's `queue` or `ctrlr`.
 #![forbid(unsafe_code)]
 
 pub mod address;
@@ -33,6 +33,7 @@ mod features;
 mod identify;
 mod io;
 mod iommu;
+mod keep_alive;
 mod logs;
 mod namespace;
 mod prp;

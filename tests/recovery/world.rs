@@ -45,18 +45,18 @@ impl World {
     }
 
     pub fn with(config: Config, timeouts: Timeouts, answer: EventAnswer) -> Self {
+        Self::of(config, CtrlrOptions { timeouts, ..CtrlrOptions::default() }, answer)
+    }
+
+    /// With other options; what the embedder is told, and how long a command of the driver's own may take, is the world's business.
+    pub fn of(config: Config, options: CtrlrOptions, answer: EventAnswer) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let on_event = OnEvent::new(move |event| {
             tell.lock().expect("no panic").push(event.clone());
             answer
         });
-        let options = CtrlrOptions {
-            timeouts,
-            on_event: Some(on_event),
-            admin_timeout: ms(400),
-            ..CtrlrOptions::default()
-        };
+        let options = CtrlrOptions { on_event: Some(on_event), admin_timeout: ms(400), ..options };
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
         let mut now = Instant::now();
         let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("begins");

@@ -13,6 +13,7 @@ mod identify;
 mod image;
 mod io;
 mod iommu;
+mod keep_alive;
 mod latency;
 mod logs;
 mod prp;
