@@ -3,10 +3,10 @@
 #![forbid(unsafe_code)]
 
 use super::hub::Hub;
-use super::message::Envelope;
+use super::message::{Envelope, Reply};
 use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
-use crate::ring::inside::is_inside_poll;
+use crate::ring::inside::{contain_panic, is_inside_poll};
 use crate::ring::scheme::{Channel, Gate, HeldOf, Quiet};
 use crate::ring::{AbortReason, Aborted, Outbox, Outcome, Scheme};
 use std::ops::{Deref, DerefMut};
@@ -221,7 +221,7 @@ impl<S: Scheme> Shared<S> {
         for (number, reason, mut ring) in quiet {
             let outcome = Aborted::unexecuted(reason);
             // Outside the lock: outcomes may run foreign code.
-            if ring.drain(|envelope| outbox.deliver(envelope.responder, Outcome::Aborted(outcome))) {
+            if ring.drain(|envelope| unexecuted(&mut outbox, envelope, outcome)) {
                 drained.push(number);
             } else {
                 left.push((number, Leaving { reason, ring: LeavingRing::Quiet(ring) }));
@@ -234,6 +234,17 @@ impl<S: Scheme> Shared<S> {
         control.leaving.append(&mut left);
         control.undrained.is_empty()
     }
+}
+
+/// Answers a message that was not executed. It is dropped first, so that what it holds is free when its sender hears of it.
+#[inline(always)]
+fn unexecuted(outbox: &mut Outbox<Reply>, envelope: Envelope, aborted: Aborted) {
+    let Envelope { message, responder } = envelope;
+    // Foreign: a closure drops what it captured, and the messages behind it are to be answered all the same.
+    if contain_panic(|| drop(message)).is_none() {
+        tracing::error!("a message that was not executed panicked when it was dropped");
+    }
+    outbox.deliver(responder, Outcome::Aborted(aborted));
 }
 
 impl<S: Scheme> Control<S> {

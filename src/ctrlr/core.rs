@@ -228,7 +228,8 @@ impl Core {
         }
     }
 
-    #[inline]
+    // Not inlined: a call by itself is small, and the loop around it stays so too.
+    #[inline(never)]
     fn call(&mut self, call: super::message::Call, responder: Responder) {
         let inside = InsidePoll::enter();
         let result = contain_panic(|| call(&mut Turn { core: self }));

@@ -125,13 +125,32 @@ impl<S: Scheme> Producer<S> {
     }
 
     /// Sends `message`; its one outcome arrives in `mailbox` under `token`. The fast way: no allocation, no wake-up.
-    #[inline]
+    #[inline(always)]
     pub fn send_to(
         &self,
         mailbox: &mut Mailbox<Reply>,
         token: u64,
         message: Message,
     ) -> Result<(), SendError> {
+        // Closures by themselves: so only the few words that one has are written, and those of a command not even copied.
+        match message {
+            Message::Call(call) => self.push_to(mailbox, token, Message::Call(call)),
+            other => self.push_command_to(mailbox, token, other),
+        }
+    }
+
+    #[inline(never)]
+    fn push_command_to(
+        &self,
+        mailbox: &mut Mailbox<Reply>,
+        token: u64,
+        message: Message,
+    ) -> Result<(), SendError> {
+        self.push_to(mailbox, token, message)
+    }
+
+    #[inline(always)]
+    fn push_to(&self, mailbox: &mut Mailbox<Reply>, token: u64, message: Message) -> Result<(), SendError> {
         let Some(responder) = mailbox.responder(token) else {
             return Err(SendError { reason: SendErrorReason::WindowFull, message });
         };
@@ -158,14 +177,20 @@ impl<S: Scheme> Producer<S> {
         if room == 0 {
             return if messages.is_empty() { Ok(0) } else { Err(SendErrorReason::WindowFull) };
         }
-        let mut rest = messages.iter_mut();
-        let pushed = self.sender.push_with(room, || {
-            let (token, message) = rest.next().map_or((0, Message::Rescan), |(token, message)| {
-                (*token, std::mem::replace(message, Message::Rescan))
-            });
+        let pushed = self.sender.push_with(room, |index, place| {
+            let (token, message) = &mut messages[index];
             // There is room in the window, and there are so many messages: `room` was counted from both.
-            let responder = mailbox.responder(token).unwrap_or_else(|| unreachable!("counted"));
-            Envelope { message, responder }
+            let responder = mailbox.responder(*token).unwrap_or_else(|| unreachable!("counted"));
+            match message {
+                // By itself, as in `send_to`.
+                Message::Call(call) => {
+                    let call = std::mem::replace(call, Box::new(|_| 0));
+                    place.fill(Envelope { message: Message::Call(call), responder })
+                }
+                other => {
+                    place.fill(Envelope { message: std::mem::replace(other, Message::Rescan), responder })
+                }
+            }
         });
         match pushed {
             Ok(accepted) => {
@@ -178,7 +203,7 @@ impl<S: Scheme> Producer<S> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&self, message: Message, responder: Responder) -> Result<(), (SendError, Responder)> {
         if !self.registration.is_open() {
             return Err((SendError { reason: self.closed_reason(), message }, responder));

@@ -3,6 +3,7 @@
 use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
 use super::mpsc::{PushError, Ring};
+use super::place::{Filled, Place};
 use super::published::{Publisher, Reader, published};
 use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme, Sender};
 use crate::sync::{Arc, Protection, protected};
@@ -33,9 +34,6 @@ pub struct LockFreeChannel<M> {
 pub struct LockFreeReceiver<M> {
     reader: Reader<Ring<M>>,
     attention: Arc<Attention>,
-    /// What was taken out and waits to run; empty between calls, never grows. Taken out together, messages are on their way together: run one by
-    /// one out of the ring, what each of them writes would hold up the reading of the next.
-    batch: Vec<M>,
 }
 
 /// A producer's end: it keeps its ring, which is never published again once it was closed.
@@ -53,8 +51,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         let (publisher, reader) = published();
         // While the reader is offline the bit is raised, so that its next poll takes the cold path, where it goes online.
         attention.raise(Attention::PUBLISHED);
-        let batch = Vec::with_capacity(BATCH);
-        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention), batch };
+        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention) };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
 
@@ -95,18 +92,13 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
-        let batch = &mut self.batch;
-        let taken = match self.reader.current() {
+        match self.reader.current() {
             // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
             // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
             // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
-            Some(ring) if ring.has_message() => unsafe {
-                ring.consume(max.min(BATCH), |message| batch.push(message))
-            },
-            _ => return 0,
-        };
-        batch.drain(..).for_each(each);
-        taken
+            Some(ring) if ring.has_message() => unsafe { ring.consume(max.min(BATCH), each) },
+            _ => 0,
+        }
     }
 
     fn refresh(&mut self) {
@@ -132,14 +124,18 @@ impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for LockFreeSender<M> {
-    #[inline]
+    #[inline(always)]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.0.push(message)
     }
 
-    #[inline]
-    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
-        self.0.push_with(wanted, next)
+    #[inline(always)]
+    fn push_with(
+        &self,
+        wanted: usize,
+        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        self.0.push_with(wanted, write)
     }
 }
 

@@ -9,6 +9,7 @@ use super::mpsc::{PushError, Ring};
 use super::outcome::{Outcome, Responder};
 use crate::sync::{Arc, Protection, protected, yield_now};
 use std::fmt;
+use std::mem::{ManuallyDrop, MaybeUninit};
 
 /// An outcome on its way back, with the credit that it travels on.
 pub(crate) struct Reply<R> {
@@ -20,37 +21,65 @@ pub(crate) struct Reply<R> {
 impl<R> Reply<R> {
     pub(super) fn deliver(credit: Arc<Ring<Self>>, token: u64, outcome: Outcome<R>) {
         let ring = Arc::as_ptr(&credit);
-        Self::deliver_all(ring, std::iter::once(Self { token, outcome, credit }));
+        let mut reply = ManuallyDrop::new(Self { token, outcome, credit });
+        // SAFETY: a reply, which is not used as one any more, and whose credit is of this ring.
+        unsafe { Self::deliver_all(ring, &raw mut *reply, 1) };
     }
 
-    /// Delivers all of `replies`, whose credits are of `ring`.
+    /// Delivers, or drops, the `count` replies at `replies`.
+    ///
+    /// # Safety
+    /// `replies` are valid, the caller's no more, and their credits are of `ring`.
     #[inline]
-    fn deliver_all(ring: *const Ring<Self>, replies: impl ExactSizeIterator<Item = Self>) {
+    unsafe fn deliver_all(ring: *const Ring<Self>, replies: *mut Self, count: usize) {
         // SAFETY: each reply holds a reference to the ring that it is pushed to, and so keeps it valid as long as it exists.
-        let pushed = unsafe { Ring::push_owners(ring, replies) };
-        // There are as many slots as credits. And when the mailbox was dropped, nobody wants the outcomes.
+        let (taken, pushed) = unsafe { Ring::push_owners(ring, replies, count) };
+        // There are as many slots as credits.
         debug_assert!(
             !matches!(pushed, Err(PushError::Full(()))),
             "a mailbox was full though it gave out no more credits than it has slots"
         );
+        if taken < count {
+            // SAFETY: within what the caller vouched for.
+            let unwanted = unsafe { replies.add(taken) };
+            // SAFETY: as above, and not taken.
+            unsafe { Self::drop_unwanted(unwanted, count - taken) };
+        }
+    }
+
+    /// The mailbox was dropped: nobody wants these outcomes.
+    ///
+    /// # Safety
+    /// As for `drop_in_place` of a slice.
+    #[cold]
+    unsafe fn drop_unwanted(replies: *mut Self, count: usize) {
+        // SAFETY: as the caller vouches.
+        unsafe { std::ptr::slice_from_raw_parts_mut(replies, count).drop_in_place() };
     }
 }
+
+/// Outcomes that wait for each other at most: as many as a poll takes messages.
+const OUTBOX: usize = 8;
 
 /// Outcomes that are delivered together, since one claim of a mailbox's slots costs as much as another, and holds the deliverer up until what it wrote before is on
 /// its way. Whoever fills it flushes it before it does anything else; dropping it flushes too.
 pub(crate) struct Outbox<R> {
-    /// For one mailbox.
-    replies: Vec<Reply<R>>,
+    /// For one mailbox; the first `len` are there. An array and no vector: each is written where it stays, and no call in between has it made elsewhere.
+    replies: [MaybeUninit<Reply<R>>; OUTBOX],
+    len: usize,
+    /// The mailbox's ring, while there are any.
+    ring: *const Ring<Reply<R>>,
     /// Whether anything was delivered that somebody may sleep for.
     has_sleepers: bool,
 }
 
-impl<R> Outbox<R> {
-    /// Outcomes that wait for each other at most: as many as a poll takes messages.
-    const MOST: usize = 8;
+// SAFETY: what it holds goes to whoever receives from the mailbox, on any thread; the pointer is that of the replies' own credits.
+unsafe impl<R: Send> Send for Outbox<R> {}
 
+impl<R> Outbox<R> {
     pub(crate) fn new() -> Self {
-        Self { replies: Vec::with_capacity(Self::MOST), has_sleepers: false }
+        let replies = [const { MaybeUninit::uninit() }; OUTBOX];
+        Self { replies, len: 0, ring: std::ptr::null(), has_sleepers: false }
     }
 
     /// Delivers `outcome` now, or, if it is for a mailbox, with the next flush at the latest.
@@ -58,13 +87,16 @@ impl<R> Outbox<R> {
     pub(crate) fn deliver(&mut self, responder: Responder<R>, outcome: Outcome<R>) {
         match responder.into_mailbox() {
             Ok((credit, token)) => {
-                let is_another =
-                    self.replies.first().is_some_and(|first| !Arc::ptr_eq(&first.credit, &credit));
-                if is_another || self.replies.len() >= Self::MOST {
+                let ring = Arc::as_ptr(&credit);
+                if self.len == OUTBOX || self.ring != ring {
                     self.flush();
+                    self.ring = ring;
                 }
-                credit.foresee_claim(self.replies.len());
-                self.replies.push(Reply { token, outcome, credit });
+                credit.foresee_claim(self.len);
+                // SAFETY: below `OUTBOX`, by the flush above.
+                let place = unsafe { self.replies.get_unchecked_mut(self.len) };
+                place.write(Reply { token, outcome, credit });
+                self.len += 1;
             }
             Err(responder) => {
                 self.has_sleepers = true;
@@ -84,11 +116,12 @@ impl<R> Outbox<R> {
     }
 
     /// Delivers what waits.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn flush(&mut self) {
-        if let Some(first) = self.replies.first() {
-            let ring = Arc::as_ptr(&first.credit);
-            Reply::deliver_all(ring, self.replies.drain(..));
+        let count = std::mem::take(&mut self.len);
+        if count > 0 {
+            // SAFETY: the first `count` were written, are no more the outbox's, and are for this mailbox.
+            unsafe { Reply::deliver_all(self.ring, self.replies.as_mut_ptr().cast(), count) };
         }
     }
 }
@@ -101,7 +134,7 @@ impl<R> Drop for Outbox<R> {
 
 impl<R> fmt::Debug for Outbox<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("waiting", &self.replies.len()).finish_non_exhaustive()
+        f.debug_struct("Outbox").field("waiting", &self.len).finish_non_exhaustive()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mpsc` | the bounded ring and its CLOSED bit |
+//! | `mpsc`, `place` | the bounded ring and its CLOSED bit; a slot that waits to be filled |
 //! | `attention` | the one word that an idle poll reads |
 //! | `published` | arc-swap and the epoch: which ring, and when the reader has left it |
 //! | `generation` | one ring's states, from published to drained |
@@ -29,6 +29,7 @@ mod lockfree;
 mod mailbox;
 pub mod mpsc;
 mod outcome;
+pub(crate) mod place;
 #[cfg(not(loom))]
 #[doc(hidden)]
 pub mod probe;

@@ -19,13 +19,15 @@
 //! free. A producer whose view of the consumer is old may still report a full ring, an answer like any other; but a
 //! [`Mailbox`](super::Mailbox) counts on a free slot for each of its credits, whichever thread brings it back. Of any `capacity + 1` successive claims
 //! two were made with the same credit, so a message that lies no more than `capacity` back was taken before the later one; messages
-//! are taken in order, so the slot of the newest claim had been given back by then, and the chain says so to who makes that claim. (The way of its
+//! are taken in order, so the slot of the newest claim had been given back by then (a credit is used again only when the call that took its message
+//! out is over, and has given the slot back), and the chain says so to who makes that claim. (The way of its
 //! own credit does not: it may have left long ago.)
 //!
 //! (In the same chain `head` is read after `tail`, so the newest claim's maker reads a `head` at least that new.)
 //!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
+use super::place::{Filled, Place, moved_from};
 use super::{prefetch, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
@@ -45,7 +47,7 @@ pub enum PushError<T> {
 }
 
 /// How many slots ahead of its claim a producer asks for the next ones, which lie in the consumer's cache: as long as the way takes.
-const WRITE_AHEAD: u64 = 6;
+const WRITE_AHEAD: u64 = 16;
 
 /// How many slots a consumer looks at before it takes the first of them.
 const READ_AHEAD: usize = 8;
@@ -58,22 +60,37 @@ struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// Writes the slot of `position` and hands it to the consumer, by a store that is the last access to the slot.
+    /// Has `write` put the value of `position` into the slot, and hands it to the consumer by a store that is the last access to the slot.
     ///
     /// # Safety
     /// `slot` is valid until that store, and `position` was claimed by the caller.
-    #[inline]
-    unsafe fn fill(slot: *const Self, position: u64, value: T) {
+    #[inline(always)]
+    unsafe fn fill(slot: *const Self, position: u64, write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>) {
         // SAFETY: valid; a reference to the cell alone, which others may free once the store below is done.
         let cell = unsafe { &(*slot).value };
         cell.with_mut(|cell| {
             // SAFETY: the claim found that the consumer is done with the slot: until the store below nobody else touches it.
-            unsafe { (*cell).write(value) };
+            let place = unsafe { Place::new(cell.cast::<T>()) };
+            write(place);
         });
         // SAFETY: valid until the store below has happened.
         let sequence = unsafe { &(*slot).sequence };
         // Release: pairs with the Acquire in `consume`, which reads the value.
         sequence.store(position + 1, ordering(Ordering::Release, Protection::SlotRelease));
+    }
+}
+
+/// Gives a slot back when its message was dealt with, by a panic too.
+struct Return<'a> {
+    head: &'a AtomicU64,
+    next: u64,
+}
+
+impl Drop for Return<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `look_at_head`: the slot's next writer comes after our read.
+        self.head.store(self.next, ordering(Ordering::Release, Protection::SlotReturn));
     }
 }
 
@@ -152,11 +169,12 @@ impl<T> Ring<T> {
     }
 
     /// Appends `value`. Never waits: a full ring or a closed one gives it back.
-    #[inline]
+    // Inlined, so that what is known of the value where it is made is known where it is written.
+    #[inline(always)]
     pub fn push(&self, value: T) -> Result<(), PushError<T>> {
         match self.claim(1) {
             Ok((position, _)) => {
-                self.fill(position, value);
+                self.fill(position, |place| place.fill(value));
                 Ok(())
             }
             Err(ClaimError::Full) => Err(PushError::Full(value)),
@@ -168,28 +186,31 @@ impl<T> Ring<T> {
     /// appended. Returns how many; `Err` when none could be.
     #[cfg(test)]
     pub(super) fn push_batch(&self, values: &mut Vec<T>) -> Result<usize, PushError<()>> {
-        let mut rest = std::mem::take(values).into_iter();
-        let pushed = self.push_with(rest.len(), || rest.next().expect("asked for no more than there are"));
-        *values = rest.collect();
+        let mut rest: Vec<_> = std::mem::take(values).into_iter().map(Some).collect();
+        let pushed = self.push_with(rest.len(), |index, place| {
+            place.fill(rest[index].take().expect("each is asked for once"))
+        });
+        *values = rest.into_iter().flatten().collect();
         pushed
     }
 
-    /// Appends up to `wanted` values, many with one claim, each made by `next` once there is a slot for it: so that none is made in vain, and
-    /// each where it stays. Returns how many; `Err` when none could be.
+    /// Appends up to `wanted` values, many with one claim: `write` puts the one of an index, each below the number that is returned once, where it
+    /// stays, and is asked only when there is a slot. `Err` when there was none.
     ///
-    /// `next` must not panic: its slot is claimed, and all behind it wait.
-    #[inline]
+    /// A claim's slots are filled from the last to the first, so that the consumer, who waits at the first, finds all of them at once and
+    /// takes none of their lines away meanwhile. `write` must not panic: its slot is claimed, and all behind it wait.
+    #[inline(always)]
     pub(super) fn push_with(
         &self,
         wanted: usize,
-        mut next: impl FnMut() -> T,
+        mut write: impl for<'p> FnMut(usize, Place<'p, T>) -> Filled<'p>,
     ) -> Result<usize, PushError<()>> {
         let mut pushed = 0;
         while pushed < wanted {
             match self.claim((wanted - pushed).min(self.slots.len())) {
                 Ok((first, count)) => {
-                    for position in first..first + count as u64 {
-                        self.fill(position, next());
+                    for index in (0..count).rev() {
+                        self.fill(first + index as u64, |place| write(pushed + index, place));
                     }
                     pushed += count;
                 }
@@ -251,12 +272,6 @@ impl<T> Ring<T> {
         free_until
     }
 
-    /// Asks for the slot that a producer will write a few claims after `position`.
-    #[inline]
-    fn prefetch_ahead(&self, position: u64) {
-        self.prefetch_to_fill(position + WRITE_AHEAD);
-    }
-
     /// Asks for the slot of the claim after the next `ahead` ones, as far as can be foreseen.
     #[inline]
     pub(super) fn foresee_claim(&self, ahead: usize) {
@@ -273,43 +288,49 @@ impl<T> Ring<T> {
         prefetch_to_write(slot);
     }
 
-    /// Appends `values` that keep the ring alive, many with one claim, for a caller without another reference to it. Those that are not accepted stay in the
-    /// iterator.
+    /// Appends the `count` values at `values`, which keep the ring alive, many with one claim, for a caller without another reference to it. Returns how
+    /// many it took, from the front; the others stay where they are.
     ///
     /// # Safety
-    /// `ring` is valid, and stays so while any of `values` (which the consumer may take, and drop, before this returns) is in the ring or
-    /// in this call.
+    /// `values` is valid for `count` reads, and what was taken is the caller's no more. `ring` is valid, and stays so while any of the values (which the
+    /// consumer may take, and drop, before this returns) is in the ring or at `values`.
     #[inline]
     pub(super) unsafe fn push_owners(
         ring: *const Self,
-        mut values: impl ExactSizeIterator<Item = T>,
-    ) -> Result<(), PushError<()>> {
-        while values.len() != 0 {
-            // SAFETY: there are values in this call; the reference ends with the statement.
-            let claimed = unsafe { &*ring }.claim(values.len());
-            let (first, count) = match claimed {
+        values: *const T,
+        count: usize,
+    ) -> (usize, Result<(), PushError<()>>) {
+        let mut taken = 0;
+        while taken < count {
+            // SAFETY: there are values left; the reference ends with the statement.
+            let claimed = unsafe { &*ring }.claim(count - taken);
+            let (first, claimed) = match claimed {
                 Ok(claimed) => claimed,
-                Err(ClaimError::Full) => return Err(PushError::Full(())),
-                Err(ClaimError::Closed) => return Err(PushError::Closed(())),
+                Err(ClaimError::Full) => return (taken, Err(PushError::Full(()))),
+                Err(ClaimError::Closed) => return (taken, Err(PushError::Closed(()))),
             };
-            for (position, value) in (first..first + count as u64).zip(&mut values) {
-                // SAFETY: `value` is still in this call; the reference ends before it is handed over.
-                let this = unsafe { &*ring };
-                this.prefetch_ahead(position);
-                let slot: *const Slot<T> = this.slot(position);
+            // As in `push_with`, from the last to the first.
+            for index in (0..claimed).rev() {
+                // SAFETY: this value is not handed over yet; the reference ends before it is.
+                let slot: *const Slot<T> = unsafe { &*ring }.slot(first + index as u64);
+                // SAFETY: no more were claimed than there are left.
+                let value = unsafe { values.add(taken + index) };
+                // SAFETY: each value is read once.
+                let write = unsafe { moved_from(value) };
                 // SAFETY: claimed by us. Its last access is the store that hands the value over.
-                unsafe { Slot::fill(slot, position, value) };
+                unsafe { Slot::fill(slot, first + index as u64, write) };
             }
+            taken += claimed;
         }
-        Ok(())
+        (taken, Ok(()))
     }
 
-    /// Writes a claimed slot and hands it to the consumer.
-    #[inline]
-    fn fill(&self, position: u64, value: T) {
-        self.prefetch_ahead(position);
+    /// Has a claimed slot written, and hands it to the consumer.
+    #[inline(always)]
+    fn fill(&self, position: u64, write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>) {
+        self.prefetch_to_fill(position + WRITE_AHEAD);
         // SAFETY: `position` was claimed by this thread, in a ring that `self` keeps alive.
-        unsafe { Slot::fill(self.slot(position), position, value) };
+        unsafe { Slot::fill(self.slot(position), position, write) };
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
@@ -323,6 +344,8 @@ impl<T> Ring<T> {
 
     /// Takes up to `max` messages in order and gives each to `each`; returns how many. Stops early at a slot that is claimed but
     /// not written yet. A panic in `each` loses nothing but the message it was given.
+    ///
+    /// A slot is given back when `each` is done with its message, which so need not be copied out of it.
     ///
     /// # Safety
     /// The caller is the only consumer: no other call of `consume` on this ring overlaps with this one, and one that came before
@@ -350,9 +373,7 @@ impl<T> Ring<T> {
                     unsafe { cell.cast::<T>().read() }
                 });
                 head += 1;
-                // Release: pairs with the Acquire in `look_at_head`: the slot's next writer comes after our read. Before `each`, so
-                // that who sends again because of this message finds its slot free.
-                self.head.store(head, ordering(Ordering::Release, Protection::SlotReturn));
+                let _returned = Return { head: &self.head, next: head };
                 each(value);
             }
             taken += ready;

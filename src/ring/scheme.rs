@@ -5,6 +5,7 @@
 
 use super::attention::Attention;
 use super::mpsc::PushError;
+use super::place::{Filled, Place};
 use crate::sync::Arc;
 use std::fmt;
 
@@ -102,8 +103,12 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
     /// Appends a message; never waits in the lock-free scheme.
     fn push(&self, message: M) -> Result<(), PushError<M>>;
 
-    /// Appends up to `wanted` messages, each made by `next` when there is a slot for it; returns how many. `next` must not panic.
-    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>>;
+    /// Appends up to `wanted` messages, each written by `write` where it stays; returns how many. See [`Ring::push_with`](super::mpsc::Ring).
+    fn push_with(
+        &self,
+        wanted: usize,
+        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>>;
 }
 
 /// The polling thread's end. Follows the published ring.

@@ -4,6 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
+use super::super::place::{Filled, Place};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
 use super::pthread::{RobustHeld, RobustLock};
 use super::taken_under_the_lock;
@@ -157,11 +158,21 @@ impl<M: Send + 'static> Sender<M> for RobustMutexSender<M> {
         })
     }
 
-    fn push_with(&self, wanted: usize, mut next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
+    fn push_with(
+        &self,
+        wanted: usize,
+        mut write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
         // SPDK has no batches; neither has its likeness.
         for count in 0..wanted {
             let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
-            let pushed = self.ring.push_with(1, || Box::new(next()));
+            let pushed = self.ring.push_with(1, |_, place| {
+                let mut message = Box::new_uninit();
+                // SAFETY: the box's own memory, for one message.
+                write(count, unsafe { Place::new(message.as_mut_ptr()) });
+                // SAFETY: `write` has filled it; it can return nothing else.
+                place.fill(unsafe { message.assume_init() })
+            });
             drop(senders);
             if let Err(error) = pushed {
                 return if count == 0 { Err(error) } else { Ok(count) };

@@ -4,6 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
+use super::super::place::{Filled, Place};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
@@ -123,14 +124,18 @@ impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for SpinlockSender<M> {
-    #[inline]
+    #[inline(always)]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.0.push(message)
     }
 
-    #[inline]
-    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
-        self.0.push_with(wanted, next)
+    #[inline(always)]
+    fn push_with(
+        &self,
+        wanted: usize,
+        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        self.0.push_with(wanted, write)
     }
 }
 

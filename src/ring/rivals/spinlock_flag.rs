@@ -4,6 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
+use super::super::place::{Filled, Place};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
@@ -143,7 +144,7 @@ impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
 }
 
 impl<M: Send + 'static> Sender<M> for SpinlockFlagSender<M> {
-    #[inline]
+    #[inline(always)]
     fn push(&self, message: M) -> Result<(), PushError<M>> {
         self.ring.push(message)?;
         // Release: pairs with the swap in `receive_pending`; after the message.
@@ -151,9 +152,13 @@ impl<M: Send + 'static> Sender<M> for SpinlockFlagSender<M> {
         Ok(())
     }
 
-    #[inline]
-    fn push_with(&self, wanted: usize, next: impl FnMut() -> M) -> Result<usize, PushError<()>> {
-        let count = self.ring.push_with(wanted, next)?;
+    #[inline(always)]
+    fn push_with(
+        &self,
+        wanted: usize,
+        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        let count = self.ring.push_with(wanted, write)?;
         // Release: as in `push`.
         self.shared.pending.store(true, Ordering::Release);
         Ok(count)
