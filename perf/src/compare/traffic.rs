@@ -15,8 +15,13 @@ use std::time::{Duration, Instant};
 pub(super) const WINDOW: usize = 256;
 /// Messages of one batch.
 pub(super) const BATCH: usize = 8;
+/// Messages that are sent, as far as the window goes, before outcomes are taken: who looks for them after each few looks in vain, and takes
+/// the lines away that they are about to be written to.
+const BURST: usize = 32;
 /// One message in this many is timed, so that reading the clock is not what is measured.
-const SAMPLE: u64 = 32;
+const SAMPLE: u64 = 128;
+/// Sampled messages in flight at most, as their numbers are far apart.
+const STAMPS: usize = WINDOW.div_ceil(SAMPLE as usize).next_power_of_two() * 2;
 /// Messages before the clock starts.
 const WARM_UP: u64 = 5_000;
 
@@ -135,7 +140,8 @@ fn produce<S: Scheme>(
         ledger: Ledger::new(),
         mailbox: Mailbox::new(window),
         latency: Histogram::new(),
-        stamps: vec![Instant::now(); 2048 / SAMPLE as usize],
+        stamps: [Instant::now(); STAMPS],
+        batch: Vec::with_capacity(BATCH),
         received: 0,
     };
     // Where it is too slow for a warm-up, all of it counts.
@@ -163,40 +169,48 @@ struct Sending {
     mailbox: Mailbox<Reply>,
     latency: Histogram,
     /// When the sampled messages were sent, by the low bits of their number.
-    stamps: Vec<Instant>,
+    stamps: [Instant; STAMPS],
+    /// The messages of one batch, on their way out; empty between calls.
+    batch: Vec<(u64, Message)>,
     received: u64,
 }
 
 impl Sending {
-    /// Sends eight, one by one, as far as the window goes, and takes what has come back.
+    /// Sends one by one, as far as the window goes, and takes what has come back.
     #[inline(always)]
     fn stream<S: Scheme>(&mut self, producer: &Producer<S>) -> Result<(), Error> {
         let room = self.mailbox.window() - self.mailbox.in_flight();
-        for _ in 0..room.min(BATCH) {
-            self.stamp();
-            match self.ledger.send(producer, &mut self.mailbox) {
-                Ok(()) => {}
-                Err(SendErrorReason::Full) => break,
-                Err(reason) => return Err(Error::failed(format!("a message was refused: {reason}"))),
+        if room >= BURST {
+            for _ in 0..BURST {
+                self.stamp();
+                match self.ledger.send(producer, &mut self.mailbox) {
+                    Ok(()) => {}
+                    Err(SendErrorReason::Full) => break,
+                    Err(reason) => return Err(Error::failed(format!("a message was refused: {reason}"))),
+                }
             }
         }
         self.receive();
         Ok(())
     }
 
-    /// Sends eight at once when the window has room for them, and takes what has come back.
+    /// Sends eight at once, as far as the window goes, and takes what has come back.
     #[inline(always)]
     fn batch<S: Scheme>(&mut self, producer: &Producer<S>) -> Result<(), Error> {
-        if self.mailbox.window() - self.mailbox.in_flight() >= BATCH {
-            self.stamp();
-            let first = self.ledger.next();
-            let mut messages = Vec::with_capacity(BATCH);
-            messages.extend((first..).take(BATCH).map(|id| (id, Message::call(|_| 0))));
-            let sent = producer.send_batch_to(&mut self.mailbox, &mut messages);
-            match sent {
-                Ok(count) => (0..count).for_each(|_| self.ledger.accepted()),
-                Err(SendErrorReason::Full) => self.ledger.rejected(),
-                Err(reason) => return Err(Error::failed(format!("a batch was refused: {reason}"))),
+        let room = self.mailbox.window() - self.mailbox.in_flight();
+        if room >= BURST {
+            for _ in 0..BURST / BATCH {
+                self.stamp();
+                let first = self.ledger.next();
+                // What was not accepted is made anew.
+                self.batch.clear();
+                self.batch.extend((first..).take(BATCH).map(|id| (id, Message::call(|_| 0))));
+                let sent = producer.send_batch_to(&mut self.mailbox, &mut self.batch);
+                match sent {
+                    Ok(count) => (0..count).for_each(|_| self.ledger.accepted()),
+                    Err(SendErrorReason::Full) => self.ledger.rejected(),
+                    Err(reason) => return Err(Error::failed(format!("a batch was refused: {reason}"))),
+                }
             }
         }
         self.receive();
@@ -227,8 +241,7 @@ impl Sending {
     fn stamp(&mut self) {
         let id = self.ledger.next();
         if id % SAMPLE == 1 {
-            let places = self.stamps.len();
-            self.stamps[(id / SAMPLE) as usize % places] = Instant::now();
+            self.stamps[(id / SAMPLE) as usize % STAMPS] = Instant::now();
         }
     }
 
@@ -238,7 +251,7 @@ impl Sending {
         let count = mailbox.receive(|id, outcome| {
             ledger.outcome(id, &outcome);
             if id % SAMPLE == 1 {
-                latency.record(nanoseconds(stamps[(id / SAMPLE) as usize % stamps.len()].elapsed()));
+                latency.record(nanoseconds(stamps[(id / SAMPLE) as usize % STAMPS].elapsed()));
             }
         });
         self.received += count as u64;
