@@ -7,6 +7,7 @@ use super::message::{Envelope, Reply};
 use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
 use crate::ring::inside::{contain_panic, is_inside_poll};
+use crate::ring::place::Taken;
 use crate::ring::scheme::{Channel, Gate, HeldOf, Quiet};
 use crate::ring::{AbortReason, Aborted, Outbox, Outcome, Scheme};
 use std::ops::{Deref, DerefMut};
@@ -238,8 +239,8 @@ impl<S: Scheme> Shared<S> {
 
 /// Answers a message that was not executed. It is dropped first, so that what it holds is free when its sender hears of it.
 #[inline(always)]
-fn unexecuted(outbox: &mut Outbox<Reply>, envelope: Envelope, aborted: Aborted) {
-    let Envelope { message, responder } = envelope;
+fn unexecuted(outbox: &mut Outbox<Reply>, envelope: Taken<'_, Envelope>, aborted: Aborted) {
+    let (message, responder) = envelope.open();
     // Foreign: a closure drops what it captured, and the messages behind it are to be answered all the same.
     if contain_panic(|| drop(message)).is_none() {
         tracing::error!("a message that was not executed panicked when it was dropped");

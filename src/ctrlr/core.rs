@@ -20,6 +20,7 @@ use super::turn::Turn;
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
+use crate::ring::place::Taken;
 use crate::ring::{AbortReason, Aborted, MailboxId, Outbox, Outcome};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
@@ -178,23 +179,31 @@ impl Core {
         matches!(self.phase, Phase::Running | Phase::Stopped)
     }
 
-    /// Executes one message; its outcome comes now or with a completion.
+    /// Executes one message out of the ring; its outcome comes now or with a completion.
     ///
-    /// Closures here and all else elsewhere, so that no message is copied whole from function to function on its way to a closure.
+    /// Closures here and all else elsewhere, and told apart before it is moved: or it would be copied whole on its way to the closure.
     #[inline(always)]
-    pub(crate) fn execute(&mut self, envelope: Envelope) {
-        let Envelope { message, responder } = envelope;
-        match message {
-            Message::Call(call) => self.call(call, responder),
-            message => {
-                // Its outcome may go past the outbox.
-                self.outbox.expects_sleepers();
-                self.execute_command(message, responder);
-            }
+    pub(crate) fn execute_taken(&mut self, envelope: Taken<'_, Envelope>) {
+        let (message, responder) = envelope.open();
+        let call = message.part(|message| match message {
+            Message::Call(call) => Some(call),
+            _ => None,
+        });
+        match call {
+            Ok(call) => self.call(call.take(), responder),
+            Err(message) => self.execute(Envelope { message: message.take(), responder }),
         }
     }
 
+    /// Executes one message, as [`Core::execute_taken`].
     #[inline(never)]
+    pub(crate) fn execute(&mut self, envelope: Envelope) {
+        let Envelope { message, responder } = envelope;
+        // Its outcome may go past the outbox.
+        self.outbox.expects_sleepers();
+        self.execute_command(message, responder);
+    }
+
     fn execute_command(&mut self, message: Message, responder: Responder) {
         if matches!(self.phase, Phase::Stopped) {
             return responder.deliver(Outcome::Aborted(Aborted::unexecuted(self.stop_reason())));
@@ -228,19 +237,22 @@ impl Core {
         }
     }
 
-    // Not inlined: a call by itself is small, and the loop around it stays so too.
-    #[inline(never)]
+    #[inline(always)]
     fn call(&mut self, call: super::message::Call, responder: Responder) {
         let inside = InsidePoll::enter();
         let result = contain_panic(|| call(&mut Turn { core: self }));
         drop(inside);
         // Two calls and no common variable: so the usual outcome is written once, where it travels.
-        if let Some(value) = result {
-            self.outbox.deliver(responder, Outcome::Completed(Reply::Called(value)));
-        } else {
-            let aborted = Aborted::maybe_executed(AbortReason::Panicked);
-            self.outbox.deliver(responder, Outcome::Aborted(aborted));
+        match result {
+            Some(value) => self.outbox.deliver(responder, Outcome::Completed(Reply::Called(value))),
+            None => self.panicked(responder),
         }
+    }
+
+    #[cold]
+    fn panicked(&mut self, responder: Responder) {
+        let aborted = Aborted::maybe_executed(AbortReason::Panicked);
+        self.outbox.deliver(responder, Outcome::Aborted(aborted));
     }
 
     fn start_message(&mut self, message: Held) {
@@ -409,7 +421,9 @@ impl Core {
             }
             self.finished = finished;
         }
-        self.submit_held();
+        if !self.held.is_empty() {
+            self.submit_held();
+        }
         self.commit();
         // Who receives from a mailbox does not sleep on the bell, and the bell's fence is not free.
         if self.outbox.take_sleepers() {

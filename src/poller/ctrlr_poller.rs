@@ -88,7 +88,7 @@ impl<S: Scheme> Poller<S> {
         }
         let Seated { receiver, core } = &mut **seated;
         receiver.enter();
-        let messages = receiver.receive(core.message_budget(), |envelope| core.execute(envelope));
+        let messages = receiver.receive(core.message_budget(), |envelope| core.execute_taken(envelope));
         let completions = core.poll_queues();
         receiver.leave();
         if messages == 0 && completions == 0 && !core.is_due(now) {
@@ -137,9 +137,9 @@ impl<S: Scheme> Poller<S> {
         core.attend(now);
         receiver.enter();
         let messages = if core.takes_messages() {
-            receiver.receive(core.message_budget(), |envelope: Envelope| core.execute(envelope))
+            receiver.receive(core.message_budget(), |envelope| core.execute_taken(envelope))
         } else if core.aborts_messages() {
-            receiver.receive(core.message_budget(), |envelope: Envelope| core.abort_by_reset(envelope))
+            receiver.receive(core.message_budget(), |envelope| core.abort_by_reset(envelope.take()))
         } else {
             0
         };

@@ -3,7 +3,7 @@
 use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
 use super::mpsc::{PushError, Ring};
-use super::place::{Filled, Place};
+use super::place::{Filled, Place, Taken};
 use super::published::{Publisher, Reader, published};
 use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme, Sender};
 use crate::sync::{Arc, Protection, protected};
@@ -91,7 +91,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
         match self.reader.current() {
             // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
             // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having

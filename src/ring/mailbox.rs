@@ -98,11 +98,14 @@ impl<R> Outbox<R> {
                 place.write(Reply { token, outcome, credit });
                 self.len += 1;
             }
-            Err(responder) => {
-                self.has_sleepers = true;
-                responder.deliver(outcome);
-            }
+            Err(responder) => self.deliver_past(responder, outcome),
         }
+    }
+
+    #[inline(never)]
+    fn deliver_past(&mut self, responder: Responder<R>, outcome: Outcome<R>) {
+        self.has_sleepers = true;
+        responder.deliver(outcome);
     }
 
     /// Something was, or will be, delivered past this outbox.
@@ -183,6 +186,7 @@ impl<R> Mailbox<R> {
         // SAFETY: `&mut self` is the one consumer of this ring, which nobody else has as a mailbox.
         unsafe {
             ring.consume(usize::MAX, |reply| {
+                let reply = reply.take();
                 credits.push(reply.credit);
                 each(reply.token, reply.outcome);
             })

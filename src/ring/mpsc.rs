@@ -27,7 +27,7 @@
 //!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
-use super::place::{Filled, Place, moved_from};
+use super::place::{Filled, Place, Taken, moved_from};
 use super::{prefetch, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
@@ -345,14 +345,14 @@ impl<T> Ring<T> {
     /// Takes up to `max` messages in order and gives each to `each`; returns how many. Stops early at a slot that is claimed but
     /// not written yet. A panic in `each` loses nothing but the message it was given.
     ///
-    /// A slot is given back when `each` is done with its message, which so need not be copied out of it.
+    /// A slot is given back when `each` is done with its message, which need not be moved out of it.
     ///
     /// # Safety
     /// The caller is the only consumer: no other call of `consume` on this ring overlaps with this one, and one that came before
     /// happens-before this one.
     // Not inlined: the look that finds nothing is, and this is what follows when it finds something.
     #[inline(never)]
-    pub unsafe fn consume(&self, max: usize, mut each: impl FnMut(T)) -> usize {
+    pub unsafe fn consume(&self, max: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
         // Relaxed: the consumer's own word; a new consumer sees it by the happens-before that the caller vouches for.
         let mut head = self.head.load(Ordering::Relaxed);
         let mut taken = 0;
@@ -367,14 +367,14 @@ impl<T> Ring<T> {
                 (0..READ_AHEAD).for_each(|ahead| self.prefetch_slot(head + (READ_AHEAD + ahead) as u64));
             }
             for _ in 0..ready {
-                let value = self.slot(head).value.with_mut(|cell| {
-                    // SAFETY: `ready` says that the slot holds the message of position `head`, written before the Release that it
-                    // acquired; we are the only consumer, and moving `head` on makes sure that it is read only once.
-                    unsafe { cell.cast::<T>().read() }
-                });
+                let slot = self.slot(head);
                 head += 1;
                 let _returned = Return { head: &self.head, next: head };
-                each(value);
+                slot.value.with_mut(|cell| {
+                    // SAFETY: `ready` says that the slot holds this position's message, written before the Release that it acquired; we are
+                    // the only consumer, and moving `head` on, after this, makes sure that it is taken only once.
+                    each(unsafe { Taken::new(cell.cast::<T>()) });
+                });
             }
             taken += ready;
         }
@@ -393,7 +393,6 @@ impl<T> Ring<T> {
     fn ready(&self, head: u64, max: usize) -> usize {
         let mut count = 0;
         while count < max {
-            self.prefetch_slot(head + count as u64);
             // Acquire: pairs with the Release in `fill`, for who reads the value.
             if self.slot(head + count as u64).sequence.load(Ordering::Acquire) != head + count as u64 + 1 {
                 break;
@@ -434,7 +433,7 @@ impl<T> fmt::Debug for Ring<T> {
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
         // SAFETY: `&mut self`: nobody else can consume, or push.
-        let left = unsafe { self.consume(usize::MAX, drop) };
+        let left = unsafe { self.consume(usize::MAX, |message| drop(message)) };
         // Messages are answered by the drain, in order and with a reason; here they could only be dropped.
         debug_assert!(left == 0 || std::thread::panicking(), "a ring was dropped with {left} messages in it");
     }

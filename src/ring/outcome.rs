@@ -5,9 +5,11 @@
 use super::inside::{InsidePoll, contain_panic};
 use super::mailbox::{MailboxId, Reply};
 use super::mpsc::Ring;
+use super::place::Taken;
 use super::ticket::Cell;
 use crate::sync::Arc;
 use std::fmt;
+use std::mem::ManuallyDrop;
 
 /// What became of a message that was accepted. Every accepted message gets exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +119,15 @@ impl<R> Responder<R> {
 
     /// The mailbox that it answers to, with the duty; or the responder again if it answers elsewhere.
     #[inline(always)]
-    pub(super) fn into_mailbox(mut self) -> Result<(Credit<R>, u64), Self> {
-        match self.0.take() {
+    pub(super) fn into_mailbox(self) -> Result<(Credit<R>, u64), Self> {
+        if !matches!(self.0, Some(Target::Mailbox { .. })) {
+            return Err(self);
+        }
+        let mut this = ManuallyDrop::new(self);
+        match this.0.take() {
             Some(Target::Mailbox { mailbox, token }) => Ok((mailbox, token)),
-            other => {
-                self.0 = other;
-                Err(self)
-            }
+            // Looked at above.
+            _ => unreachable!("it answers to a mailbox"),
         }
     }
 
@@ -183,4 +187,21 @@ impl<R> fmt::Debug for Responder<R> {
 pub(crate) struct Envelope<M, R> {
     pub(crate) message: M,
     pub(crate) responder: Responder<R>,
+}
+
+impl<'slot, M, R> Taken<'slot, Envelope<M, R>> {
+    /// The message, still where it lies, and the duty to answer it.
+    #[inline(always)]
+    pub(crate) fn open(self) -> (Taken<'slot, M>, Responder<R>) {
+        let envelope = self.into_raw();
+        // SAFETY: a value, within which this part is.
+        let message = unsafe { &raw mut (*envelope).message };
+        // SAFETY: as above.
+        let responder = unsafe { &raw mut (*envelope).responder };
+        // SAFETY: a value that was ours alone, and that is moved on here, once.
+        let responder = unsafe { responder.read() };
+        // SAFETY: as above, and moved on as what it is.
+        let message = unsafe { Taken::new(message) };
+        (message, responder)
+    }
 }

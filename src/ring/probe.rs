@@ -38,7 +38,7 @@ impl<S: Scheme> Probe<S> {
             self.receiver.refresh();
         }
         self.receiver.enter();
-        let taken = self.receiver.receive(8, |message| each(message[0]));
+        let taken = self.receiver.receive(8, |message| each(message.get()[0]));
         self.receiver.leave();
         taken
     }
@@ -66,7 +66,7 @@ impl<S: Scheme> Drop for Probe<S> {
             }
         };
         // Nobody pushes any more: `&mut self` is the last.
-        while !quiet.drain(drop) {}
+        while !quiet.drain(|message| drop(message)) {}
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::attention::Attention;
 use super::mpsc::PushError;
-use super::place::{Filled, Place};
+use super::place::{Filled, Place, Taken};
 use crate::sync::Arc;
 use std::fmt;
 
@@ -123,7 +123,7 @@ pub trait Receiver<M>: Send + 'static {
     fn leave(&mut self) {}
 
     /// Takes up to `max` messages and gives each to `each`; returns how many.
-    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize;
+    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize;
 
     /// The cold path, called between two polls while attention is raised: looks at what is published now.
     fn refresh(&mut self);
@@ -140,5 +140,5 @@ pub trait Receiver<M>: Send + 'static {
 pub trait Quiet<M>: Send + 'static {
     /// Gives every message that was accepted and not received to `each`. False while a producer that claimed a slot has not written
     /// it yet; call again.
-    fn drain(&mut self, each: impl FnMut(M)) -> bool;
+    fn drain(&mut self, each: impl FnMut(Taken<'_, M>)) -> bool;
 }

@@ -8,7 +8,7 @@ use loom::thread;
 /// Takes what is there.
 fn take(ring: &Ring<u32>, into: &mut Vec<u32>) {
     // SAFETY: each model consumes on one thread until that is joined, and only then on the main thread.
-    unsafe { ring.consume(usize::MAX, |message| into.push(message)) };
+    unsafe { ring.consume(usize::MAX, |message| into.push(message.take())) };
 }
 
 /// A consumer that looks twice.

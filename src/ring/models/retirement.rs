@@ -3,6 +3,7 @@
 use super::{RACE, explore, must_fail};
 use crate::ring::Attention;
 use crate::ring::lockfree::{LockFree, LockFreeReceiver};
+use crate::ring::place::Taken;
 use crate::ring::scheme::{Channel, Quiet, Receiver, Scheme, Sender};
 use crate::sync::{Arc, Protection, UnsafeCell};
 use loom::thread;
@@ -34,7 +35,7 @@ fn poll(attention: &Attention, receiver: &mut LockFreeReceiver<u32>, seat: &Seat
     }
     receiver.receive(usize::MAX, |message| {
         seat.sit();
-        taken.push(message);
+        taken.push(message.take());
     });
 }
 
@@ -93,9 +94,9 @@ fn retire_and_drain(channel: &mut Control, polling: Polling, seat: &Seat) -> (Ve
         attempts += 1;
         assert!(attempts < 6, "a receiver that is offline holds nobody up");
     };
-    let mut take = |message| {
+    let mut take = |message: Taken<'_, u32>| {
         seat.sit();
-        drained.push(message);
+        drained.push(message.take());
     };
     while !quiet.drain(&mut take) {
         thread::yield_now();
@@ -184,7 +185,7 @@ fn the_next_ring_is_served_while_the_last_one_retires() {
         loop {
             poll(&attention, &mut receiver, &seat, &mut taken);
             match channel.settle(retiring) {
-                Ok(mut quiet) => break assert!(quiet.drain(|message| drained.push(message))),
+                Ok(mut quiet) => break assert!(quiet.drain(|message| drained.push(message.take()))),
                 Err(again) => retiring = again,
             }
         }

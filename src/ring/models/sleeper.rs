@@ -22,7 +22,7 @@ fn sender_and_sleeping_poller() {
     while received == 0 {
         sleeper.falls_asleep();
         // SAFETY: this thread is the only consumer.
-        received = unsafe { ring.consume(1, |message| assert_eq!(message, 7)) };
+        received = unsafe { ring.consume(1, |message| assert_eq!(message.take(), 7)) };
         if received == 0 {
             sleeper.event().wait();
         }

@@ -205,7 +205,7 @@ fn poll(attention: &Attention, receiver: &mut LockFreeReceiver<u32>, taken: &mut
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    receiver.receive(usize::MAX, |message| taken.push(message));
+    receiver.receive(usize::MAX, |message| taken.push(message.take()));
 }
 
 /// What the lock does not mend, three: whoever holds it is preempted, and goes on only after the poller has polled. (A word to spin on, and no mutex: loom
@@ -291,7 +291,7 @@ fn act_4_ours_polls_sends_and_unregisters_at_once_and_every_accepted_message_is_
             }
         };
         let mut drained = Vec::new();
-        while !quiet.drain(|message| drained.push(message)) {
+        while !quiet.drain(|message| drained.push(message.take())) {
             thread::yield_now();
         }
         let accepted = sending.join().unwrap();

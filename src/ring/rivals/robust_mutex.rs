@@ -4,7 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::place::{Filled, Place};
+use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
 use super::pthread::{RobustHeld, RobustLock};
 use super::taken_under_the_lock;
@@ -105,8 +105,8 @@ impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
 }
 
 impl<M: Send + 'static> Quiet<M> for BoxedQuiet<M> {
-    fn drain(&mut self, mut each: impl FnMut(M)) -> bool {
-        self.0.drain(|message| each(*message))
+    fn drain(&mut self, mut each: impl FnMut(Taken<'_, M>)) -> bool {
+        self.0.drain(|message| Taken::lend(*message.take(), &mut each))
     }
 }
 
@@ -122,17 +122,17 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
     }
 
     #[inline(always)]
-    fn receive(&mut self, max: usize, mut each: impl FnMut(M)) -> usize {
+    fn receive(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
         let batch = &mut self.batch;
         // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.
         let taken = self.published.with(|published| match published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
             Some(ring) if ring.has_message() => unsafe {
-                ring.consume(max.min(BATCH), |message| batch.push(message))
+                ring.consume(max.min(BATCH), |message| batch.push(message.take()))
             },
             _ => 0,
         });
-        self.batch.drain(..).for_each(|message| each(*message));
+        self.batch.drain(..).for_each(|message| Taken::lend(*message, &mut each));
         taken
     }
 

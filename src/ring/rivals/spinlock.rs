@@ -4,7 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::place::{Filled, Place};
+use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
@@ -98,18 +98,18 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 
 impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+    fn receive(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
         let published = self.published.lock();
         let taken = match &*published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
             Some(ring) if ring.has_message() => unsafe {
-                ring.consume(max.min(BATCH), |message| self.batch.push(message))
+                ring.consume(max.min(BATCH), |message| self.batch.push(message.take()))
             },
             _ => 0,
         };
         drop(published);
         if taken != 0 {
-            self.batch.drain(..).for_each(each);
+            self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
         }
         taken
     }

@@ -4,7 +4,7 @@
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
-use super::super::place::{Filled, Place};
+use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
 use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
@@ -107,14 +107,14 @@ impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
 }
 
 impl<M: Send + 'static> SpinlockFlagReceiver<M> {
-    fn receive_pending(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+    fn receive_pending(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
         let published = self.shared.published.lock();
         // A swap, not a store: it reads the newest flag, so a sender whose flag it takes down has its message seen below (Acquire, pairs
         // with the Release in `push`), and a later one raises the flag again.
         self.shared.pending.swap(false, Ordering::AcqRel);
         let taken = match &*published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
-            Some(ring) => unsafe { ring.consume(max.min(BATCH), |message| self.batch.push(message)) },
+            Some(ring) => unsafe { ring.consume(max.min(BATCH), |message| self.batch.push(message.take())) },
             None => 0,
         };
         drop(published);
@@ -122,14 +122,14 @@ impl<M: Send + 'static> SpinlockFlagReceiver<M> {
             // Release: pairs with the swap above; there may be more.
             self.shared.pending.store(true, Ordering::Release);
         }
-        self.batch.drain(..).for_each(each);
+        self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
         taken
     }
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(M)) -> usize {
+    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
         // Relaxed: a hint; the lock orders what follows.
         if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, each) } else { 0 }
     }

@@ -2,6 +2,7 @@
 
 use super::{Census, Counted};
 use crate::ring::mpsc::{PushError, Ring};
+use crate::ring::place::Taken;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -50,7 +51,7 @@ fn ids(values: &[Counted]) -> Vec<u64> {
 fn take(ring: &Ring<Counted>, max: usize) -> Vec<u64> {
     let mut taken = Vec::new();
     // SAFETY: each test consumes on one thread.
-    unsafe { ring.consume(max, |value| taken.push(value.id)) };
+    unsafe { ring.consume(max, |value| taken.push(value.get().id)) };
     taken
 }
 
@@ -112,11 +113,32 @@ fn a_consumer_that_panics_loses_its_own_message_only() {
     }
     let panicking = || {
         // SAFETY: the one consumer is this thread.
-        unsafe { ring.consume(usize::MAX, |value| assert_ne!(value.id, 1, "on purpose")) }
+        unsafe { ring.consume(usize::MAX, |value| assert_ne!(value.get().id, 1, "on purpose")) }
     };
     assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
     assert_eq!(take(&ring, usize::MAX), [2, 3]);
     assert_eq!(census.count(), 0);
+}
+
+#[test]
+fn a_message_is_looked_at_moved_out_or_dropped_where_it_lies_and_once() {
+    let census = Census::default();
+    let ring = Ring::new(4);
+    for id in 0..4 {
+        ring.push(Some(census.value(id))).unwrap();
+    }
+    let mut kept = Vec::new();
+    let mut each = |message: Taken<'_, Option<Counted>>| match message.get().as_ref().unwrap().id {
+        0 => kept.push(message.take().unwrap()),
+        1 => drop(message),
+        2 => kept.push(message.part(Option::as_mut).unwrap().take()),
+        // What is not found comes back whole.
+        _ => kept.push(message.part(|_| None::<&mut u32>).unwrap_err().take().unwrap()),
+    };
+    // SAFETY: the one consumer is this thread.
+    assert_eq!(unsafe { ring.consume(usize::MAX, &mut each) }, 4);
+    assert_eq!(ids(&kept), [0, 2, 3]);
+    assert_eq!(census.count(), 3);
 }
 
 #[test]

@@ -22,7 +22,7 @@ fn poll<S: Scheme>(attention: &Attention, receiver: &mut ReceiverOf<S>, taken: &
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    let count = receiver.receive(8, |message| taken.push(message.id));
+    let count = receiver.receive(8, |message| taken.push(message.get().id));
     receiver.leave();
     count
 }
@@ -47,7 +47,7 @@ fn settle<S: Scheme>(
 fn drain(mut quiet: impl Quiet<Counted>) -> Vec<u64> {
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut drained = Vec::new();
-    while !quiet.drain(|message| drained.push(message.id)) {
+    while !quiet.drain(|message| drained.push(message.get().id)) {
         assert!(Instant::now() < deadline, "a claimed slot is never written");
         thread::yield_now();
     }
