@@ -50,6 +50,8 @@ pub enum AttachError {
 #[must_use = "an attach goes on with each step"]
 pub struct Attach<S: Scheme> {
     core: Option<Core>,
+    /// Whether the first step was taken.
+    has_begun: bool,
     scheme: PhantomData<S>,
 }
 
@@ -59,14 +61,17 @@ impl<S: Scheme> Attach<S> {
         let address = transport.address();
         let core =
             first_core(transport, options).map_err(|failure| AttachError::Failed { address, failure })?;
-        Ok(Self { core: Some(core), scheme: PhantomData })
+        Ok(Self { core: Some(core), has_begun: false, scheme: PhantomData })
     }
 
-    /// One step on; the controller at the end. Never waits. After the end, or an error, there is nothing left to step.
+    /// One step on; the controller at the end. Never waits. All times are counted from the first step's `now` on. After the end, or an error, there is nothing left to step.
     pub fn step(&mut self, now: Instant) -> Result<Option<Ctrlr<S>>, AttachError> {
         let Some(core) = &mut self.core else {
             return Err(AttachError::Options("this attach has ended; begin a new one".into()));
         };
+        if !std::mem::replace(&mut self.has_begun, true) {
+            core.begin(now);
+        }
         if core.poll_queues() != 0 {
             core.after_work();
         }

@@ -9,6 +9,7 @@ use super::hub::{Hub, Limits};
 use super::qpair_slot::QpairSlot;
 use super::registers::{check_cap, check_csts, check_running, read_cc, write_cc};
 use super::state::Failure;
+use super::wait::Wait;
 use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, PairConfig};
 use crate::spec::command::Command;
@@ -47,16 +48,15 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct BringUp {
     stage: Stage,
-    started: Instant,
-    deadline: Instant,
+    wait: Wait,
     answer: Option<(Completion, Vec<u8>)>,
 }
 
 impl BringUp {
     /// A bring-up that has done nothing yet.
     pub(super) fn start(hub: &Hub, now: Instant) -> Self {
-        let timeout = ready_timeout(hub);
-        Self { stage: Stage::ReadyBeforeDisable, started: now, deadline: now + timeout, answer: None }
+        let wait = Wait::new(now, ready_timeout(hub));
+        Self { stage: Stage::ReadyBeforeDisable, wait, answer: None }
     }
 
     /// The answer to the command in flight.
@@ -73,7 +73,7 @@ impl BringUp {
                 check_running(&*core.hub.transport)?;
                 if let Some((completion, data)) = self.answer.take() {
                     self.step_answer(core, &completion, &data, now)?;
-                } else if now >= self.deadline {
+                } else if self.wait.is_over(now) {
                     return Err(self.timeout(core, now));
                 }
             }
@@ -93,13 +93,12 @@ impl BringUp {
             Stage::Namespaces => "the list of namespaces",
         };
         let csts = core.hub.transport.read_u32(registers::CSTS);
-        Failure::Timeout { what, waited_ms: (now - self.started).as_millis() as u64, csts }
+        Failure::Timeout { what, waited_ms: self.wait.lasted_ms(now), csts }
     }
 
     fn enter(&mut self, stage: Stage, now: Instant, timeout: Duration) {
         self.stage = stage;
-        self.started = now;
-        self.deadline = now + timeout;
+        self.wait = Wait::new(now, timeout);
     }
 
     fn step_registers(&mut self, core: &mut Core, now: Instant) -> Result<(), Failure> {
@@ -132,7 +131,7 @@ impl BringUp {
             }
             _ => {}
         }
-        if now >= self.deadline { Err(self.timeout(core, now)) } else { Ok(()) }
+        if self.wait.is_over(now) { Err(self.timeout(core, now)) } else { Ok(()) }
     }
 
     fn step_answer(
@@ -195,7 +194,7 @@ impl BringUp {
         if core.rescan.is_none() {
             return Ok(true);
         }
-        if now >= self.deadline { Err(self.timeout(core, now)) } else { Ok(false) }
+        if self.wait.is_over(now) { Err(self.timeout(core, now)) } else { Ok(false) }
     }
 }
 

@@ -152,6 +152,14 @@ impl Core {
         }
     }
 
+    /// Counts all times from `now` on, whatever the clock said when the core was made.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.watch_at = now + self.hub.options.watch_period;
+        self.due_at = now;
+        self.recovery.begin(now);
+        self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
+    }
+
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
     }

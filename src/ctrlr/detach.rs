@@ -14,6 +14,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The longest that a device is given for its goodbye: far beyond what any wait in it takes.
+const LONGEST_GOODBYE: Duration = Duration::from_secs(3600);
+
 /// Why a detach did not come to its end.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -60,8 +63,9 @@ pub struct Detach<S: Scheme> {
     /// Whether this detach does the work; others wait for it, and take over when it gives up.
     leads: bool,
     seated: Option<Box<Seated<S>>>,
-    /// Past it the device is no longer given time for a goodbye.
-    patience: Instant,
+    /// For how long the device is given time for a goodbye, and until when, from the first step on.
+    goodbye: Duration,
+    patience: Option<Instant>,
 }
 
 impl<S: Scheme> Detach<S> {
@@ -70,15 +74,14 @@ impl<S: Scheme> Detach<S> {
         if is_inside_poll() {
             return Err(DetachError::InsidePoll);
         }
-        let now = Instant::now();
         let hub = &shared.hub;
         hub.state.advance(CtrlrState::Detaching);
         if hub.state.get() == CtrlrState::Detaching {
             shared.close_for_detach();
             hub.attention.raise(attention::DETACH);
         }
-        let patience = now.checked_add(timeout / 2).unwrap_or(now + Duration::from_secs(3600));
-        Ok(Self { shared: Arc::clone(shared), leads: false, seated: None, patience })
+        let goodbye = (timeout / 2).min(LONGEST_GOODBYE);
+        Ok(Self { shared: Arc::clone(shared), leads: false, seated: None, goodbye, patience: None })
     }
 
     /// One step on; true at the end. Never waits.
@@ -86,6 +89,7 @@ impl<S: Scheme> Detach<S> {
         if self.shared.hub.state.get() == CtrlrState::Detached {
             return true;
         }
+        let patience = *self.patience.get_or_insert(now + self.goodbye);
         if !self.leads {
             let mut control = self.shared.lock();
             if control.has_detacher {
@@ -94,7 +98,7 @@ impl<S: Scheme> Detach<S> {
             control.has_detacher = true;
             self.leads = true;
         }
-        self.take_seat(now);
+        self.take_seat(now, patience);
         let is_drained = self.shared.settle();
         let is_stopped = self.seated.as_mut().is_some_and(|seated| drive(&mut seated.core, now));
         if !is_drained || !is_stopped {
@@ -111,7 +115,7 @@ impl<S: Scheme> Detach<S> {
     }
 
     /// Takes the core, once the poller has deposited it, and begins to take the device down.
-    fn take_seat(&mut self, now: Instant) {
+    fn take_seat(&mut self, now: Instant, patience: Instant) {
         if self.seated.is_some() {
             return;
         }
@@ -121,11 +125,11 @@ impl<S: Scheme> Detach<S> {
             let core = &mut seated.core;
             match &mut core.phase {
                 Phase::Stopped => {}
-                Phase::TakingDown(takedown) if takedown.why() == Why::Detach => takedown.hurry(self.patience),
+                Phase::TakingDown(takedown) if takedown.why() == Why::Detach => takedown.hurry(patience),
                 _ => {
                     core.take_down(Why::Detach, now);
                     if let Phase::TakingDown(takedown) = &mut core.phase {
-                        takedown.hurry(self.patience);
+                        takedown.hurry(patience);
                     }
                     core.commit();
                 }

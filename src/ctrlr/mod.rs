@@ -9,6 +9,7 @@
 //! | [`phases`] | what the core is in the middle of, and how it gets on |
 //! | [`recovery`], [`watchdog`] | commands that take too long, and controllers that break |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
+//! | [`wait`] | how long each of these steps is waited for |
 //! | [`subscription`] | asynchronous events for everybody who wants them |
 //! | [`keep_alive`] | telling the controller that somebody is there |
 //! | [`interrupts`] | waiting instead of spinning |
@@ -47,6 +48,7 @@ mod takedown;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod wait;
 mod watchdog;
 
 pub use admin::{AdminCall, CallError, PendingCall};

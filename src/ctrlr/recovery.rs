@@ -37,6 +37,8 @@ pub(crate) enum Plea {
 pub(super) struct Recovery {
     admin: Watchdog,
     external: Watchdog,
+    /// What milliseconds are counted from.
+    epoch: Instant,
     /// When to look next.
     look_at: Instant,
     /// Aborts to be sent.
@@ -56,6 +58,7 @@ impl Recovery {
         Self {
             admin: Watchdog::new(period),
             external: Watchdog::new(period),
+            epoch: now,
             look_at: now,
             wanted: VecDeque::new(),
             aborting: 0,
@@ -63,6 +66,11 @@ impl Recovery {
             resets: 0,
             minute: now,
         }
+    }
+
+    /// Counts all times from `now` on.
+    pub(super) fn begin(&mut self, now: Instant) {
+        (self.epoch, self.look_at, self.minute) = (now, now, now);
     }
 
     /// ACL is 0-based.
@@ -92,7 +100,7 @@ impl Core {
         let hub = std::sync::Arc::clone(&self.hub);
         let timeouts = &hub.options.timeouts;
         self.recovery.look_at = now + timeouts.period();
-        let clock_ms = now.saturating_duration_since(hub.epoch).as_millis() as u32;
+        let clock_ms = now.saturating_duration_since(self.recovery.epoch).as_millis() as u32;
         // Relaxed: published by the Release of each tap.
         hub.clock_ms.store(clock_ms, Ordering::Relaxed);
         hub.slots().iter().for_each(|slot| slot.tap());

@@ -12,6 +12,7 @@ use super::hub::Hub;
 use super::qpair_slot::{QpairSlot, SlotState};
 use super::registers::{check_csts, read_cc, write_cc};
 use super::state::Failure;
+use super::wait::Wait;
 use crate::spec::command::Command;
 use crate::spec::registers::{CSTS, Csts};
 use std::time::{Duration, Instant};
@@ -60,8 +61,7 @@ pub(super) struct Takedown {
     /// Whether the queues were in use, and can be deleted one by one.
     was_running: bool,
     stage: Stage,
-    started: Instant,
-    deadline: Instant,
+    wait: Wait,
     /// Past it no goodbye is waited for, only the stop itself.
     patience: Option<Instant>,
     /// I/O queue pairs of whose queues, of the kind that the stage deletes, the deletion waits for room in the admin queue.
@@ -82,8 +82,7 @@ impl Takedown {
             why,
             was_running: matches!(core.phase, Phase::Running),
             stage: Stage::Doorbells,
-            started: now,
-            deadline: now + DOORBELL_TIMEOUT,
+            wait: Wait::new(now, DOORBELL_TIMEOUT),
             patience: None,
             undeleted: Vec::new(),
         }
@@ -133,14 +132,13 @@ impl Takedown {
 
     fn enter(&mut self, stage: Stage, now: Instant, timeout: Duration) {
         self.stage = stage;
-        self.started = now;
-        self.deadline = now + timeout;
+        self.wait = Wait::new(now, timeout);
     }
 
     /// One step on. At the end `Ok` when the controller stopped by itself, or why it did not; the device can write to no memory in either case
     /// (but for a reset that failed, which is followed by a take-down for that failure).
     pub(super) fn step(&mut self, core: &mut Core, now: Instant) -> Option<Result<(), Failure>> {
-        let is_late = now >= self.deadline || self.patience.is_some_and(|patience| now >= patience);
+        let is_hurried = self.patience.is_some_and(|patience| now >= patience);
         let csts = match check_csts(&*core.hub.transport) {
             Ok(csts) => csts,
             Err(Failure::Fatal { csts }) => {
@@ -152,11 +150,13 @@ impl Takedown {
             Err(gone) => return Some(self.end(core, Err(gone))),
         };
         if self.stage == Stage::Doorbells {
-            if Self::waits_for_doorbells(core, is_late) {
+            if Self::waits_for_doorbells(core, self.wait.is_over(now) || is_hurried) {
                 return None;
             }
             self.begin(core, csts, now);
         }
+        let is_over = self.wait.is_over(now);
+        let is_late = is_over || is_hurried;
         match self.stage {
             // With submission queues left, completion queues cannot be deleted: the shutdown goes on without.
             Stage::DeleteSqs | Stage::DeleteCqs if is_late => self.notify_shutdown(core, now),
@@ -168,14 +168,14 @@ impl Takedown {
             Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => {
                 self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
             }
-            Stage::ReadyBeforeDisable if now >= self.deadline || !is_coming_up(core, csts) => {
+            Stage::ReadyBeforeDisable if is_over || !is_coming_up(core, csts) => {
                 let cc = read_cc(&*core.hub.transport);
                 write_cc(&*core.hub.transport, cc.with_en(false));
                 self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
             }
             Stage::Disabled if !csts.rdy() => return Some(self.end(core, Ok(()))),
-            Stage::Disabled if now >= self.deadline => {
-                let waited_ms = (now - self.started).as_millis() as u64;
+            Stage::Disabled if is_over => {
+                let waited_ms = self.wait.lasted_ms(now);
                 let failure = Failure::Timeout { what: "CSTS.RDY = 0", waited_ms, csts: csts.into_bits() };
                 return Some(self.end(core, Err(failure)));
             }

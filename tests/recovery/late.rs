@@ -2,14 +2,15 @@
 
 use crate::world::{World, config, io_status, is_status, ms, timeouts};
 use slipring::ctrlr::{
-    ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Reply, TimeoutAction, Timeouts, admin,
+    ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, Reply, TimeoutAction, Timeouts,
+    admin,
 };
 use slipring::emulated::Config;
 use slipring::ring::{AbortReason, Aborted, Outcome, Pending};
 use slipring::spec::command::{AdminOpcode, NvmOpcode};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An eighth of the shortest timeout is how often is looked: late by two looks, and the steps of the test.
 const SLACK: Duration = Duration::from_millis(12);
@@ -209,6 +210,25 @@ fn a_stuck_command_of_the_drivers_own_resets_the_controller() {
     assert!(matches!(&told[..], [ControllerEvent::Recovering(Failure::Stuck { qid: 0, .. })]), "{told:?}");
     assert!(world.works());
     world.finish();
+}
+
+/// All times are counted on the clock that the caller polls by, whatever the machine's own says: it may be behind that, or ahead.
+#[test]
+fn the_callers_clock_is_the_only_one() {
+    let hour = Duration::from_secs(3600);
+    let clock = Instant::now();
+    for begun in [clock - hour, clock + hour] {
+        let mut world = World::at(begun, config("hang opcode=read nth=1"), timeouts(), EventAnswer::Proceed);
+        let ticket = world.send_read(0);
+        let (outcome, took) = world.outcome(ticket);
+        assert!(is_status(&outcome, Status::ABORTED_BY_REQUEST), "{outcome:?}");
+        assert!((ms(79)..ms(80) + SLACK).contains(&took), "{took:?}");
+        world.finish();
+        // And the end: a device that does not shut down has half of what a detach may take, 8 s.
+        let config = Config { shutdown_delay: hour, ..config("") };
+        let took = World::at(begun, config, options(), EventAnswer::Proceed).detach();
+        assert!((ms(4000)..ms(4100)).contains(&took), "{took:?}");
+    }
 }
 
 /// A polling thread that sleeps blames nobody: what the device answered meanwhile is not late, and what it did not answer has its time yet.

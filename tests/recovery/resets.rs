@@ -1,9 +1,10 @@
 //! Resets: for which reasons, what waits for them, and how they end.
 
-use crate::world::{World, config, ms, timeouts};
+use crate::world::{TICK, World, config, ms, timeouts};
 use slipring::ctrlr::{
     ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Queued, Reply, ResetError, Timeouts,
 };
+use slipring::emulated::Config;
 use slipring::poller::{PollError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, Outcome};
 use std::time::Duration;
@@ -103,6 +104,36 @@ fn a_reset_that_fails_leaves_a_failed_controller_that_detaches() {
         assert_eq!(world.ctrlr.state(), CtrlrState::Failed, "{fault}");
         drop(qpair);
         assert!(world.detach() < ms(100), "{fault}: the device was stopped before");
+    }
+}
+
+/// The polling thread pauses for an hour at each moment of a reset and of a detach: what the device did meanwhile is seen when it is looked at again.
+#[test]
+fn a_pause_in_a_reset_or_a_detach_is_not_the_devices_fault() {
+    let hour = Duration::from_secs(3600);
+    for moment in 0..40 {
+        let slow = Config { ready_delay: ms(3), shutdown_delay: ms(3), ..config("") };
+        let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+        let qpair = world.queue_pair();
+        let reset = world.ctrlr.reset().expect("asked");
+        for _ in 0..moment {
+            world.step().expect("well");
+        }
+        world.now += hour;
+        world.run("over", |_| reset.is_over().is_some());
+        assert_eq!(reset.is_over(), Some(Ok(())), "moment {moment}");
+        assert!(world.works());
+        let (ctrlr, transport) = (world.ctrlr.clone(), world.transport.clone());
+        drop((qpair, world.poller));
+        let mut detach = ctrlr.begin_detach(4 * hour).expect("begins");
+        let mut steps = 0;
+        while !detach.step(world.now) {
+            world.now += if steps == moment { hour } else { TICK };
+            world.device.step_at(world.now);
+            steps += 1;
+            assert!(steps < 1000, "moment {moment}: {ctrlr:?}");
+        }
+        assert_eq!(transport.violations(), Vec::<String>::new(), "moment {moment}: it said goodbye");
     }
 }
 

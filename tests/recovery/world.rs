@@ -50,6 +50,11 @@ impl World {
 
     /// With other options; what the embedder is told, and how long a command of the driver's own may take, is the world's business.
     pub fn of(config: Config, options: CtrlrOptions, answer: EventAnswer) -> Self {
+        Self::at(Instant::now(), config, options, answer)
+    }
+
+    /// As [`World::of`], on a clock that begins at `now`.
+    pub fn at(mut now: Instant, config: Config, options: CtrlrOptions, answer: EventAnswer) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let on_event = OnEvent::new(move |event| {
@@ -58,7 +63,6 @@ impl World {
         });
         let options = CtrlrOptions { on_event: Some(on_event), admin_timeout: ms(400), ..options };
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
-        let mut now = Instant::now();
         let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("begins");
         let ctrlr = loop {
             now += TICK;
