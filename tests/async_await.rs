@@ -10,8 +10,8 @@ use slipring::spec::feature::FeatureId;
 use slipring::spec::status::Status;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -103,6 +103,13 @@ fn yield_once() -> impl Future<Output = ()> {
     })
 }
 
+/// Longer than any test takes.
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn is_aborted_by_reset(outcome: &Outcome<Reply>) -> bool {
+    matches!(outcome, Outcome::Aborted(why) if why.reason == AbortReason::Reset)
+}
+
 fn slow_features(delay: Duration) -> Config {
     let latency = Latency { queue: QueueKind::Admin, opcode: Some(AdminOpcode::GET_FEATURES.0), delay };
     Config { latencies: vec![latency], ..Config::default() }
@@ -154,21 +161,24 @@ fn tickets_and_calls_are_awaited_under_every_scheme() {
     scenario::<rivals::RobustMutex>();
 }
 
+/// The first one is answered by no device: only the second one's answer ends it, with a reset.
 #[test]
 fn two_tickets_are_awaited_at_once_and_the_later_one_holds_up_no_one() {
-    let delay = Duration::from_millis(30);
-    let rig: Rig = Rig::attach(slow_features(delay));
+    let rig: Rig = Rig::attach(slow_features(HOUR));
     let polling = PollThread::spawn(rig.poller());
     let producer = rig.ctrlr.register("async").expect("registered");
     let (slow, quick) = block_on(async {
         let slow = send(&producer, get_features()).await;
         let quick = send(&producer, Message::call(|_| 7)).await;
-        let timed = |ticket: Ticket<Reply>| async move { (ticket.await, Instant::now()) };
-        Both::new(timed(slow), timed(quick)).await
+        let ends_it = async {
+            let outcome = quick.await;
+            drop(rig.ctrlr.reset().expect("asked"));
+            outcome
+        };
+        Both::new(slow, ends_it).await
     });
-    assert!(matches!(slow.0, Outcome::Completed(Reply::Command { status: Status::SUCCESS, .. })));
-    assert!(matches!(quick.0, Outcome::Completed(Reply::Called(7))));
-    assert!(quick.1 < slow.1, "the quick one was there first");
+    assert!(is_aborted_by_reset(&slow), "{slow:?}");
+    assert!(matches!(quick, Outcome::Completed(Reply::Called(7))));
     drop(polling.stop());
     rig.finish();
 }
@@ -211,7 +221,7 @@ fn many_tasks_share_a_producer() {
 /// A future that is dropped gives up its outcome, no more; one that is moved to another task wakes that one.
 #[test]
 fn a_future_may_be_dropped_or_handed_on_half_way() {
-    let rig: Rig = Rig::attach(slow_features(Duration::from_millis(30)));
+    let rig: Rig = Rig::attach(slow_features(HOUR));
     let polling = PollThread::spawn(rig.poller());
     let producer = rig.ctrlr.register("async").expect("registered");
     let mut context = Context::from_waker(Waker::noop());
@@ -223,8 +233,20 @@ fn a_future_may_be_dropped_or_handed_on_half_way() {
         Pin::new(&mut moved).poll(&mut context).is_pending(),
         "first polled with a waker that does nothing"
     );
-    let outcome = std::thread::spawn(move || block_on(moved)).join().expect("woken by the later waker");
-    assert!(matches!(outcome, Outcome::Completed(Reply::Command { status: Status::SUCCESS, .. })));
+    let (polled, has_polled) = mpsc::channel();
+    let waiting = std::thread::spawn(move || {
+        block_on(std::future::poll_fn(move |context| {
+            let poll = Pin::new(&mut moved).poll(context);
+            let _ = polled.send(());
+            poll
+        }))
+    });
+    has_polled.recv().expect("it was polled by the other task");
+    // What is still in the ring would wait for the end of the reset.
+    support::wait_until("both are at the device", || rig.ctrlr.statistics().messages == 2);
+    drop(rig.ctrlr.reset().expect("asked"));
+    let outcome = waiting.join().expect("woken by the later waker");
+    assert!(is_aborted_by_reset(&outcome), "{outcome:?}");
     drop(polling.stop());
     rig.finish();
 }
@@ -232,7 +254,7 @@ fn a_future_may_be_dropped_or_handed_on_half_way() {
 /// What is awaited when the ring is retired, or the controller detached, is answered with the reason.
 #[test]
 fn what_is_awaited_at_the_end_is_answered() {
-    let rig: Rig = Rig::attach(slow_features(Duration::from_secs(3600)));
+    let rig: Rig = Rig::attach(slow_features(HOUR));
     // Nobody polls: the message stays in the ring.
     let producer = rig.ctrlr.register("async").expect("registered");
     let waiting = block_on(send(&producer, Message::call(|_| 0)));

@@ -112,7 +112,8 @@ fn a_sender_that_races_with_unregister_is_answered_or_refused() {
         senders.push(std::thread::spawn(move || {
             let mut sent = 0;
             let until = Instant::now() + Duration::from_millis(700);
-            while Instant::now() < until {
+            // Once at least: on a busy machine the time may be over before it begins.
+            while sent == 0 || Instant::now() < until {
                 // Whoever is first registers; all send through what they have, registered or not.
                 let Ok(producer) = ctrlr.register("shared") else {
                     std::thread::yield_now();
@@ -315,7 +316,7 @@ fn what_would_wait_for_itself_is_refused_with_the_reason() {
             let waited = Instant::now();
             let pending = clone.send(Message::Rescan).expect("sent").wait(DEADLINE);
             assert!(pending.is_err(), "still pending, and said so at once");
-            assert!(waited.elapsed() < Duration::from_secs(1));
+            assert!(waited.elapsed() < DEADLINE / 2);
             ctrlr.register("from inside").map(|_| 7).expect("registering waits for nobody")
         }))
         .expect("sent");

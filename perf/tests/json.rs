@@ -59,11 +59,16 @@ fn perf() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("result.json");
     std::fs::write(&path, "an older result").expect("written");
-    succeed(&format!(
-        "perf emulated:size=4M -q 4 -o 8K -t 0.3 -a 0.1 -w randrw -M 70 -L --json {}",
-        path.display()
-    ));
-    let result = json_file(&path);
+    // On a busy machine a short run may end before a worker has seen the end of the warm-up: then a longer one.
+    let run = |seconds: f64| {
+        succeed(&format!(
+            "perf emulated:size=4M -q 4 -o 8K -t {seconds} -a 0.1 -w randrw -M 70 -L --json {}",
+            path.display()
+        ));
+        json_file(&path)
+    };
+    let mut results = [0.3, 2.0, 10.0, 30.0].into_iter().map(run);
+    let result = results.find(|result| result["ios"].as_u64() > Some(0)).expect("some I/O in 30 s");
     assert_numbers(
         &result,
         &["iops", "bytes_per_s", "ios", "errors", "verified_blocks", "duration_s", "seed"],
@@ -74,8 +79,7 @@ fn perf() {
     assert!(number("ios") > 0.0 && (number("reads") + number("writes") - number("ios")).abs() < 0.5);
     assert!((number("iops") * number("duration_s") / number("ios") - 1.0).abs() < 0.01, "{result}");
     assert!((number("bytes_per_s") / number("iops") - 8192.0).abs() < 1.0, "{result}");
-    // On a busy machine a worker may see the end of the warm-up late.
-    assert!((0.001..30.0).contains(&number("duration_s")), "{result}");
+    assert!(number("duration_s") > 0.0, "{result}");
     let latency = &result["latency_ns"];
     let order = ["min", "p50", "p90", "p99", "p99_9", "p99_99", "p99_999", "max"];
     let values = order.map(|key| latency[key].as_u64().unwrap_or_else(|| panic!("{key} in {latency}")));
@@ -89,11 +93,17 @@ fn perf() {
 fn stress() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("storm.json");
-    let args = format!("stress emulated:size=4M --seconds 1 --seed 11 --json {}", path.display());
-    let output = run(&args);
-    assert_eq!(status(&output), 0, "{}{}", stderr(&output), support::stdout(&output));
-    assert!(support::stdout(&output).contains("slipring stress emulated:size=4M --seconds 1 --seed 11"));
-    let result = json_file(&path);
+    // On a busy machine a second may end before anything was sent: then a longer storm.
+    let storm = |seconds: u32| {
+        let args = format!("stress emulated:size=4M --seconds {seconds} --seed 11");
+        let output = run(&format!("{args} --json {}", path.display()));
+        assert_eq!(status(&output), 0, "{}{}", stderr(&output), support::stdout(&output));
+        assert!(support::stdout(&output).contains(&format!("slipring {args}")));
+        json_file(&path)
+    };
+    let has_happened =
+        |result: &Value| result["sent"].as_u64().min(result["register_cycles"].as_u64()) > Some(0);
+    let result = [1, 5, 30].into_iter().map(storm).find(has_happened).expect("something in 30 s");
     let keys = [
         "sent",
         "completed",
@@ -110,5 +120,5 @@ fn stress() {
     let number = |key: &str| result[key].as_u64().expect("a count");
     assert_eq!((number("seed"), number("lost"), number("duplicated"), number("wrong")), (11, 0, 0, 0));
     assert_eq!(number("sent"), number("completed") + number("aborted"), "{result}");
-    assert!(number("sent") > 0 && number("attach_cycles") > 0 && number("register_cycles") > 0, "{result}");
+    assert!(number("attach_cycles") > 0, "{result}");
 }

@@ -2,28 +2,43 @@
 
 mod support;
 
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use support::{json_file, run, status, stderr, succeed};
 
-fn result(folder: &Path, args: &str) -> serde_json::Value {
+fn result(folder: &Path, args: &str) -> Value {
     let path = folder.join("result.json");
     succeed(&format!("perf {args} --quiet --json {}", path.display()));
     json_file(&path)
+}
+
+/// The result of a run that `shows` what is to be seen: on a busy machine a short one may end before anything has happened, and is repeated, longer.
+fn result_of_a_run(folder: &Path, args: &str, shows: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    for seconds in [0.2, 1.0, 5.0, 20.0] {
+        last = result(folder, &format!("{args} -t {seconds}"));
+        if shows(&last) {
+            return last;
+        }
+    }
+    panic!("{args}: {last}")
 }
 
 #[test]
 fn every_pattern_is_verified() {
     let folder = tempfile::tempdir().expect("a folder");
     for pattern in ["read", "write", "randread", "randwrite", "rw", "randrw"] {
-        let args = format!("emulated:size=1M,namespaces=2 -t 0.2 -q 4 -P 2 -w {pattern} --verify");
-        let result = result(folder.path(), &args);
-        let count = |key: &str| result[key].as_u64().expect("a count");
-        assert!(count("verified_blocks") > 0, "{result}");
-        assert_eq!((count("wrong_blocks"), count("errors")), (0, 0), "{result}");
-        let (reads, writes) = (count("reads") > 0, count("writes") > 0);
-        assert_eq!(reads, !matches!(pattern, "write" | "randwrite"), "{result}");
-        assert_eq!(writes, !matches!(pattern, "read" | "randread"), "{result}");
+        let args = format!("emulated:size=1M,namespaces=2 -q 4 -P 2 -w {pattern} --verify");
+        let (reads, writes) = (!pattern.ends_with("write"), !pattern.ends_with("read"));
+        let (reads, writes) = if pattern.ends_with("rw") { (true, true) } else { (reads, writes) };
+        result_of_a_run(folder.path(), &args, |result| {
+            let count = |key: &str| result[key].as_u64().expect("a count");
+            assert_eq!((count("wrong_blocks"), count("errors")), (0, 0), "{result}");
+            assert!(reads || count("reads") == 0, "{result}");
+            assert!(writes || count("writes") == 0, "{result}");
+            count("verified_blocks") > 0 && (count("reads") > 0) == reads && (count("writes") > 0) == writes
+        });
     }
 }
 
@@ -74,24 +89,29 @@ fn damage_between_two_runs_is_found() {
 #[test]
 fn an_open_loop_keeps_its_rate_and_counts_from_the_intended_start() {
     let folder = tempfile::tempdir().expect("a folder");
-    let result_of = |args: &str| result(folder.path(), args);
-    let even = result_of("emulated:size=1M --rate 200 -t 1 -q 4");
-    let begun = even["ios"].as_u64().expect("a count") + even["not_started"].as_u64().expect("a count");
-    assert!((150..=260).contains(&begun), "about 200 a second: {even}");
+    let show = |args: &str, shows: &dyn Fn(&Value) -> bool| result_of_a_run(folder.path(), args, shows);
+    let count = |result: &Value, key: &str| result[key].as_u64().expect("a count");
+    show("emulated:size=1M --rate 200 -q 4", &|even| {
+        // So many as were due, begun or not, however long the run took: the first is due at once, and the clock is read twice.
+        let begun = (count(even, "ios") + count(even, "not_started")) as f64;
+        let seconds = even["duration_s"].as_f64().expect("a number");
+        seconds > 0.1 && (0.75..1.3).contains(&(begun / (200.0 * seconds)))
+    });
     // The device takes 20 ms for each, one at a time, and every 5 ms one is due: they queue up, and wait ever longer.
-    let late = result_of("emulated:size=1M,latency_us=20000 --rate 200 -t 1 -q 1");
-    assert!(late["not_started"].as_u64().expect("a count") > 50, "{late}");
-    let longest = late["latency_ns"]["max"].as_u64().expect("a number");
-    assert!(longest > 300_000_000, "the wait before the start counts: {late}");
-    let closed = result_of("emulated:size=1M,latency_us=20000 -t 1 -q 1");
-    assert!(closed["latency_ns"]["p50"].as_u64().expect("a number") < 200_000_000, "{closed}");
+    show("emulated:size=1M,latency_us=20000 --rate 200 -q 1", &|late| {
+        let longest = late["latency_ns"]["max"].as_u64().unwrap_or(0);
+        count(late, "not_started") > 50 && longest > 300_000_000
+    });
+    show("emulated:size=1M,latency_us=20000 -q 1", &|closed| {
+        closed["latency_ns"]["p50"].as_u64().is_some_and(|p50| p50 < 200_000_000)
+    });
 }
 
 #[test]
 fn one_worker_per_core_of_the_mask() {
     let folder = tempfile::tempdir().expect("a folder");
     let core = slipring::poller::core_ids()[0];
-    let result = result(folder.path(), &format!("emulated:size=1M -c [{core}] -t 0.2 -q 2 -L"));
+    let args = format!("emulated:size=1M -c [{core}] -q 2 -L");
+    let result = result_of_a_run(folder.path(), &args, |result| result["ios"].as_u64() > Some(0));
     assert_eq!((&result["workers"], &result["cores"][0]), (&1.into(), &core.into()));
-    assert!(result["ios"].as_u64() > Some(0), "{result}");
 }

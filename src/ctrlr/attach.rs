@@ -118,7 +118,7 @@ impl<S: Scheme> Drop for Attach<S> {
 
 impl<S: Scheme> std::fmt::Debug for Attach<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Attach").field("core", &self.core).finish()
+        f.debug_struct("Attach").field("core", &self.core).finish_non_exhaustive()
     }
 }
 

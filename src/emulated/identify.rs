@@ -90,7 +90,8 @@ impl Device {
             cntlid: CNTLID,
             ver: config.version,
             rtd3r: 1_000_000,
-            rtd3e: config.shutdown_delay.as_micros().clamp(1_000_000, u128::from(u32::MAX)) as u32,
+            // Ten seconds at least: its thread may have to wait for a core.
+            rtd3e: config.shutdown_delay.as_micros().clamp(10_000_000, u128::from(u32::MAX)) as u32,
             // Namespace attribute notices.
             oaes: 1 << 8,
             // An I/O controller.

@@ -6,6 +6,7 @@
 
 use crate::kernel::Kernel;
 use crate::rig::{Rack, admin, passthru, small};
+use crate::support::DEADLINE;
 use slipring::cuse::ioctls::{self, PassthruCmd64, UserIo};
 use slipring::cuse::wire::{InHeader, IoctlIn, OutHeader, opcode};
 use slipring::emulated::Config;
@@ -204,7 +205,8 @@ fn arbitrary_messages_do_no_harm() {
     let rack = Rack::new(Config { mdts: 5, ..small() });
     let until = Instant::now() + Duration::from_secs(seconds);
     let (mut executed, mut refused, mut unique) = (0_u64, 0_u64, 1 << 32);
-    while Instant::now() < until {
+    // So many at least, however slow the machine is.
+    while Instant::now() < until || executed <= 1000 {
         // A resetting message ends nothing, and a release only its file: so each burst has files of its own.
         let files = [rack.ctrlr(), rack.namespace(1)];
         for file in &files {
@@ -223,7 +225,7 @@ fn arbitrary_messages_do_no_harm() {
                 waiting.extend(answer.map(|answer| (answer, bytes)));
             }
             for (answer, bytes) in waiting {
-                let reply = answer.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| {
+                let reply = answer.recv_timeout(DEADLINE).unwrap_or_else(|_| {
                     panic!("seed {seed:#x}, message {executed}: no answer to {bytes:02x?}")
                 });
                 let (header, _) = OutHeader::read_from_prefix(&reply).expect("a header");
@@ -235,7 +237,7 @@ fn arbitrary_messages_do_no_harm() {
         let report = format!("seed {seed:#x}: {executed} messages, {refused} of them refused\n");
         std::io::stderr().write_all(report.as_bytes()).expect("written");
     }
-    assert!(executed > 1000 && refused < executed, "{executed} messages, {refused} refused");
+    assert!(refused < executed, "{executed} messages, {refused} refused");
     let (status, _, _) = admin(&rack.ctrlr(), Command::identify(Cns::CTRLR, 0, 0), &[0; 4096]).expect("well");
     assert_eq!(status, 0);
     let names = |kernel: &Kernel| kernel.names();

@@ -10,7 +10,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::support::{DEADLINE, wait_until};
@@ -342,7 +341,7 @@ impl Drop for File {
         let release = ReleaseIn { fh: self.fh, ..ReleaseIn::default() };
         if let Ok((_, answers)) = self.line.post(opcode::RELEASE, self.uid, 1, &[release.as_bytes()]) {
             // A close waits for this; the line may go first.
-            if let Err(mpsc::RecvTimeoutError::Timeout) = answers.recv_timeout(Duration::from_secs(10)) {
+            if let Err(mpsc::RecvTimeoutError::Timeout) = answers.recv_timeout(DEADLINE) {
                 assert!(std::thread::panicking(), "a close was not answered: it would be in D state");
             }
         }

@@ -217,8 +217,10 @@ fn a_stuck_command_of_the_drivers_own_resets_the_controller() {
 fn the_callers_clock_is_the_only_one() {
     let hour = Duration::from_secs(3600);
     let clock = Instant::now();
-    for begun in [clock - hour, clock + hour] {
-        let mut world = World::at(begun, config("hang opcode=read nth=1"), timeouts(), EventAnswer::Proceed);
+    for begun in [clock.checked_sub(hour).expect("a clock of the system's"), clock + hour] {
+        let options = || CtrlrOptions { timeouts: timeouts(), ..CtrlrOptions::default() };
+        let hangs = config("hang opcode=read nth=1");
+        let mut world = World::at(begun, hangs, options(), EventAnswer::Proceed);
         let ticket = world.send_read(0);
         let (outcome, took) = world.outcome(ticket);
         assert!(is_status(&outcome, Status::ABORTED_BY_REQUEST), "{outcome:?}");

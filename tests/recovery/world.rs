@@ -156,9 +156,14 @@ impl World {
     }
 
     /// Detaches; returns how long it took.
-    pub fn detach(mut self) -> Duration {
+    pub fn detach(self) -> Duration {
+        self.detach_within(Duration::from_secs(8))
+    }
+
+    /// As [`World::detach`], with `timeout` for it.
+    pub fn detach_within(mut self, timeout: Duration) -> Duration {
         drop(self.poller);
-        let mut detach = self.ctrlr.begin_detach(Duration::from_secs(8)).expect("begins");
+        let mut detach = self.ctrlr.begin_detach(timeout).expect("begins");
         let begun = self.now;
         for _ in 0..STEPS {
             self.now += TICK;

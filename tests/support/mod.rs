@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// No test waits longer for anything.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// No test waits longer for anything: far more than anything takes, on a machine that is busy with others' work too.
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// An attached controller and its device.
 pub struct Rig<S: Scheme = LockFree> {

@@ -14,7 +14,7 @@ use crate::spec::registers::{self, Aqa, Cc, Csts};
 use crate::transport::Transport;
 
 /// A bound for every wait of these tests, far beyond what any needs.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(120);
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 
 /// A ticket, its responder, and where they are waited for.
 fn ticket<R>() -> (Ticket<R>, Responder<R>, Arc<Waiters>) {
