@@ -49,6 +49,8 @@ enum Stage {
 pub(super) struct BringUp {
     stage: Stage,
     wait: Wait,
+    /// How many commands of the reading of the namespaces were seen to begin.
+    commands: u32,
     answer: Option<(Completion, Vec<u8>)>,
 }
 
@@ -56,7 +58,7 @@ impl BringUp {
     /// A bring-up that has done nothing yet.
     pub(super) fn start(hub: &Hub, now: Instant) -> Self {
         let wait = Wait::new(now, ready_timeout(hub));
-        Self { stage: Stage::ReadyBeforeDisable, wait, answer: None }
+        Self { stage: Stage::ReadyBeforeDisable, wait, commands: 0, answer: None }
     }
 
     /// The answer to the command in flight.
@@ -191,8 +193,11 @@ impl BringUp {
 
     fn step_namespaces(&mut self, core: &mut Core, now: Instant) -> Result<bool, Failure> {
         check_running(&*core.hub.transport)?;
-        if core.rescan.is_none() {
-            return Ok(true);
+        let Some(rescan) = &core.rescan else { return Ok(true) };
+        // Each command has its own time, however many there are.
+        if rescan.commands != self.commands {
+            self.commands = rescan.commands;
+            self.enter(Stage::Namespaces, now, core.hub.options.admin_timeout);
         }
         if self.wait.is_over(now) { Err(self.timeout(core, now)) } else { Ok(false) }
     }

@@ -46,6 +46,8 @@ pub(super) struct Rescan {
     after: Option<u32>,
     /// What was asked last.
     asked: Asked,
+    /// How many commands were asked for.
+    pub(super) commands: u32,
     /// Whether namespaces may be of other command sets than NVM's (CC.CSS), so that each has to be asked.
     has_command_sets: bool,
     /// The namespace found last, if its command set is still to be asked.
@@ -94,6 +96,7 @@ impl Core {
         } else {
             return self.rescan_ends();
         };
+        rescan.commands += 1;
         let data = self.scratch.take().map(DmaSlice::from);
         if !self.start_driver(Purpose::Rescan, command, data) {
             self.rescan_ends();

@@ -233,6 +233,25 @@ fn the_callers_clock_is_the_only_one() {
     }
 }
 
+/// Each command of the reading of the namespaces has its own time, at attach, in a reset and afterwards: all of them together may take longer.
+#[test]
+fn many_namespaces_may_take_longer_than_one_command() {
+    let slow = Config {
+        namespaces: vec![config("").namespaces[0].clone(); 16],
+        ..config("delay=50ms queue=admin opcode=identify")
+    };
+    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    assert_eq!(world.ctrlr.namespaces().len(), 16);
+    let reset = world.ctrlr.reset().expect("asked");
+    let took = world.run("over", |_| reset.is_over().is_some());
+    assert_eq!(reset.is_over(), Some(Ok(())));
+    assert!(took > ms(400), "admin_timeout is of no use to this test: {took:?}");
+    let rescan = world.poller.send(Message::Rescan).expect("running");
+    assert!(matches!(world.outcome(rescan).0, Outcome::Completed(Reply::Rescanned)));
+    assert_eq!(world.ctrlr.statistics().resets, 1);
+    world.finish();
+}
+
 /// A polling thread that sleeps blames nobody: what the device answered meanwhile is not late, and what it did not answer has its time yet.
 #[test]
 fn a_pause_of_the_polling_thread_is_no_commands_fault() {
