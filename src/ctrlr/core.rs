@@ -22,7 +22,7 @@ use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
 use crate::ring::place::Taken;
 use crate::ring::{AbortReason, Aborted, MailboxId, Outbox, Outcome};
-use crate::spec::command::Command;
+use crate::spec::command::{AdminOpcode, Command};
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
@@ -42,6 +42,8 @@ const NOTE_PERIOD: Duration = Duration::from_millis(1);
 pub(super) enum Owner {
     /// A message: the answer goes to its sender.
     Message(Responder),
+    /// A message, and it is an Abort, of which the controller takes so many at a time only.
+    Abort(Responder),
     /// The driver itself.
     Driver(Purpose),
 }
@@ -281,7 +283,7 @@ impl Core {
         }
         let external = self.external.as_ref();
         let of_external = external.and_then(|pair| pair.find_cid(|theirs| theirs.is_of(mailbox, token)));
-        let is_it = |owner: &Owner| matches!(owner, Owner::Message(theirs) if theirs.is_of(mailbox, token));
+        let is_it = |owner: &Owner| matches!(owner, Owner::Message(theirs) | Owner::Abort(theirs) if theirs.is_of(mailbox, token));
         let found = of_external
             .map(|cid| (EXTERNAL_QID, cid))
             .or_else(|| self.admin.find_cid(is_it).map(|cid| (0, cid)));
@@ -304,8 +306,14 @@ impl Core {
         }
         let Held { is_admin, command, data, responder } = message;
         let rejected = if is_admin {
-            self.admin.submit(command, data, Owner::Message(responder)).err().map(|rejected| {
-                let Owner::Message(responder) = rejected.request else {
+            let is_abort = command.opcode == AdminOpcode::ABORT.0;
+            let owner = if is_abort { Owner::Abort(responder) } else { Owner::Message(responder) };
+            let result = self.admin.submit(command, data, owner);
+            if is_abort && result.is_ok() {
+                self.recovery.abort_sent();
+            }
+            result.err().map(|rejected| {
+                let (Owner::Message(responder) | Owner::Abort(responder)) = rejected.request else {
                     unreachable!("submitted as a message just now");
                 };
                 (rejected.reason, rejected.data, responder)
@@ -401,7 +409,7 @@ impl Core {
     #[inline(always)]
     pub(super) fn try_poll_queues(&mut self) -> Result<usize, QueueError> {
         let mut completed = 0;
-        let (outbox, finished) = (&mut self.outbox, &mut self.finished);
+        let (outbox, finished, recovery) = (&mut self.outbox, &mut self.finished, &mut self.recovery);
         if let Some(external) = &mut self.external {
             let count = external.process(COMPLETIONS_PER_POLL, |responder, data, completion| {
                 outbox.deliver(responder, outcome_of(completion, data));
@@ -410,6 +418,10 @@ impl Core {
         }
         let count = self.admin.process(COMPLETIONS_PER_POLL, |owner, data, completion| match owner {
             Owner::Message(responder) => outbox.deliver(responder, outcome_of(completion, data)),
+            Owner::Abort(responder) => {
+                recovery.abort_ended();
+                outbox.deliver(responder, outcome_of(completion, data));
+            }
             Owner::Driver(purpose) => finished.push((purpose, completion, data)),
         })?;
         if count != 0 {

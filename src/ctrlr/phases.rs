@@ -168,7 +168,7 @@ impl Core {
         let aborted = Outcome::Aborted(Aborted::maybe_executed(reason));
         let (scratch, events) = (&mut self.scratch, &mut self.events);
         self.admin.abort_all(|owner, data| match owner {
-            Owner::Message(responder) => responder.deliver(copy_of(&aborted)),
+            Owner::Message(responder) | Owner::Abort(responder) => responder.deliver(copy_of(&aborted)),
             Owner::Driver(Purpose::EventLog) => {
                 data.map(DmaSlice::into_buffer).into_iter().for_each(|buffer| events.put_back(buffer));
             }

@@ -86,6 +86,16 @@ impl Recovery {
         self.aborting = 0;
     }
 
+    /// An Abort was sent, the driver's own or a message.
+    pub(super) fn abort_sent(&mut self) {
+        self.aborting += 1;
+    }
+
+    /// One was answered.
+    pub(super) fn abort_ended(&mut self) {
+        self.aborting = self.aborting.saturating_sub(1);
+    }
+
     pub(super) fn look_at(&self) -> Instant {
         self.look_at
     }
@@ -106,7 +116,7 @@ impl Core {
         hub.slots().iter().for_each(|slot| slot.tap());
         let keep_alive = self.keep_alive.interval();
         let of_admin = |opcode, owner: &Owner| match owner {
-            Owner::Message(_) => Some(timeouts.of_admin(opcode)),
+            Owner::Message(_) | Owner::Abort(_) => Some(timeouts.of_admin(opcode)),
             // Bring-up has its own deadlines, and an event may never come.
             Owner::Driver(Purpose::BringUp | Purpose::Event) => None,
             Owner::Driver(Purpose::Abort) => Some(timeouts.abort),
@@ -172,14 +182,14 @@ impl Core {
             && let Some((qid, cid)) = self.recovery.wanted.pop_front()
         {
             if self.start_driver(Purpose::Abort, Command::abort(qid, cid), None) {
-                self.recovery.aborting += 1;
+                self.recovery.abort_sent();
             }
         }
     }
 
     /// An Abort was answered. Whether it helped, the command itself says: it comes back as aborted, or with its answer, or not at all.
     pub(super) fn abort_answered(&mut self, completion: Completion) {
-        self.recovery.aborting = self.recovery.aborting.saturating_sub(1);
+        self.recovery.abort_ended();
         let (status, dw0) = (completion.status(), completion.dw0);
         tracing::info!(%status, was_aborted = dw0 & 1 == 0, "an Abort was answered");
         self.send_aborts();

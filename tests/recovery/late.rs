@@ -7,7 +7,7 @@ use slipring::ctrlr::{
 };
 use slipring::emulated::Config;
 use slipring::ring::{AbortReason, Aborted, Outcome, Pending};
-use slipring::spec::command::{AdminOpcode, NvmOpcode};
+use slipring::spec::command::{AdminOpcode, Command, NvmOpcode};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::time::{Duration, Instant};
@@ -133,6 +133,31 @@ fn no_more_aborts_are_sent_than_the_controller_takes() {
     world.finish();
 }
 
+/// A message may be an Abort as well: the driver's own wait until it is answered, where the controller takes one at a time.
+#[test]
+fn aborts_that_are_messages_count_too() {
+    let faults = "hang opcode=read nth=1\ndelay=40ms queue=admin opcode=0x08";
+    let long = Timeouts { abort: ms(200), ..timeouts() };
+    let config = Config { aborts: 1, ..config(faults) };
+    let mut world = World::with(config, long, EventAnswer::Proceed);
+    let hung = world.send_read(0);
+    world.pass(ms(70));
+    let command = Command::abort(1, 0x7777);
+    let raw = world.poller.send(Message::Admin { command, data: None }).expect("running");
+    world.run("the hung one is late", |world| !timed_out(&world.told()).is_empty());
+    assert!(!raw.is_ready(), "the message is still at the controller");
+    assert!(is_status(&world.outcome(raw).0, Status::SUCCESS), "not aborted, says its result");
+    assert!(is_status(&world.outcome(hung).0, Status::ABORTED_BY_REQUEST));
+    let call = world.poller.start_call(admin::log_page(LogId::ERROR, u32::MAX, 64 * 16, 0)).expect("running");
+    world.run("the error log", |_| call.is_ready());
+    let entries = call.wait(Duration::ZERO).expect("answered");
+    let statuses: Vec<_> =
+        entries.chunks(64).map(|entry| u16::from_le_bytes([entry[12], entry[13]]) >> 1).collect();
+    assert!(!statuses.contains(&Status::ABORT_LIMIT_EXCEEDED.0), "{statuses:x?}");
+    assert_eq!(world.ctrlr.statistics().resets, 0);
+    world.finish();
+}
+
 #[test]
 fn an_embedder_that_only_wants_to_know_is_told_each_time() {
     let report = Timeouts { action: TimeoutAction::Report, ..timeouts() };
@@ -180,7 +205,7 @@ fn a_policy_may_be_to_reset_at_once() {
 fn admin_commands_have_their_own_times_and_slow_ones_longer() {
     let mut world = World::new("hang opcode=get-log-page\nhang queue=admin opcode=0x80", timeouts());
     let smart = world.poller.start_call(admin::smart_log()).expect("running");
-    let command = slipring::spec::command::Command::format_nvm(1, 0, 0);
+    let command = Command::format_nvm(1, 0, 0);
     let format = world.poller.send(Message::Admin { command, data: None }).expect("running");
     let took = world.run("SMART is aborted", |_| smart.is_ready());
     assert!((ms(159)..ms(160) + SLACK).contains(&took), "{took:?}");
