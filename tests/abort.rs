@@ -100,6 +100,11 @@ fn what_is_at_the_device_is_aborted_there() {
 
 #[test]
 fn what_waits_for_room_never_reaches_the_device() {
+    abort_while_it_waits(false);
+    abort_while_it_waits(true);
+}
+
+fn abort_while_it_waits(is_late: bool) {
     let (mut rig, mut poller, producer, mut mailbox) = attach();
     // More than the external queue pair holds: the last ones wait.
     let count = 64 + 2;
@@ -113,7 +118,13 @@ fn what_waits_for_room_never_reaches_the_device() {
     }
     // One of those that were taken from the ring and found no room; it is answered by the driver alone. Those behind it in the ring are not known yet.
     let held = 63;
-    let message = Message::Abort { mailbox: mailboxes[held].id(), token: held as u64 };
+    let (of, token) = (mailboxes[held].id(), held as u64);
+    // Its sender wants it aborted, or has no more time for it.
+    let message = if is_late {
+        Message::TimedOut { mailbox: of, token }
+    } else {
+        Message::Abort { mailbox: of, token }
+    };
     // Past the ring, in which it would wait for room as well.
     let ticket = poller.send(message).expect("seated");
     let answer = ticket.try_take().expect("at once");

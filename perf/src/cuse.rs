@@ -98,6 +98,7 @@ fn serve_options(args: &CuseArgs) -> Result<ServeOptions, Error> {
         name: args.name.clone(),
         access: Access { mode, uid: None, gid },
         is_read_only: args.read_only,
+        policy: None,
     })
 }
 

@@ -231,6 +231,10 @@ impl Core {
                 self.start_message(Held { is_admin: false, command, data, responder });
             }
             Message::Abort { mailbox, token } => self.abort_message(mailbox, token, responder),
+            Message::TimedOut { mailbox, token } => {
+                let is_ending = self.abort_held(mailbox, token) || self.message_timed_out(mailbox, token);
+                responder.deliver(Outcome::Completed(Reply::Called(is_ending.into())));
+            }
             Message::Rescan => {
                 self.rescan_waiters.push(responder);
                 self.start_rescan();
@@ -275,10 +279,7 @@ impl Core {
     /// command identifier may be another command's.
     #[cold]
     fn abort_message(&mut self, mailbox: MailboxId, token: u64, responder: Responder) {
-        if let Some(at) = self.held.iter().position(|held| held.responder.is_of(mailbox, token)) {
-            if let Some(held) = self.held.remove(at) {
-                held.responder.deliver(Outcome::Aborted(Aborted::unexecuted(AbortReason::Requested)));
-            }
+        if self.abort_held(mailbox, token) {
             return responder.deliver(Outcome::Completed(Reply::Called(1)));
         }
         let external = self.external.as_ref();
@@ -296,6 +297,15 @@ impl Core {
             }
             None => responder.deliver(Outcome::Completed(Reply::Called(0))),
         }
+    }
+
+    /// Aborts a message that has not reached the device; false if it is not among those.
+    #[cold]
+    fn abort_held(&mut self, mailbox: MailboxId, token: u64) -> bool {
+        let at = self.held.iter().position(|held| held.responder.is_of(mailbox, token));
+        let Some(held) = at.and_then(|at| self.held.remove(at)) else { return false };
+        held.responder.deliver(Outcome::Aborted(Aborted::unexecuted(AbortReason::Requested)));
+        true
     }
 
     /// Submits a message's command, or answers that it cannot be. Gives it back when it has to wait: for room, or, during a reset, until the queues exist

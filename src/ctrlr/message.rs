@@ -46,6 +46,15 @@ pub enum Message {
         /// The token that it was sent under.
         token: u64,
     },
+    /// The sender's own time for a message is over that it sent before to a mailbox under this token: its command is treated as if its time by
+    /// [`super::Timeouts`] were over, with all that follows by their action and by what the embedder's handler answers. Answer: [`Reply::Called`] with 1 if
+    /// that will end the message, whose own outcome says how; with 0 if it is not under way, or is left alone.
+    TimedOut {
+        /// The mailbox that the message answers to.
+        mailbox: MailboxId,
+        /// The token that it was sent under.
+        token: u64,
+    },
     /// Runs a closure on the polling thread. A closure that captures nothing is not allocated either.
     Call(Call),
 }
@@ -143,6 +152,7 @@ impl fmt::Debug for Message {
             Self::Reset => f.write_str("Reset"),
             Self::Connect(request) => request.fmt(f),
             Self::Abort { token, .. } => f.debug_tuple("Abort").field(token).finish(),
+            Self::TimedOut { token, .. } => f.debug_tuple("TimedOut").field(token).finish(),
             Self::Call(_) => f.write_str("Call"),
         }
     }

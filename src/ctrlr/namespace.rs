@@ -14,6 +14,8 @@ pub struct Namespace {
     pub block_bytes: u32,
     /// Blocks that an I/O should not cross (NOIOB), 0 when there is no such boundary.
     pub optimal_boundary_blocks: u16,
+    /// Nothing can be written to it now (NSATTR bit 0).
+    pub is_write_protected: bool,
     /// Why the namespace cannot be used for I/O, if it cannot.
     pub unsupported: Option<Unsupported>,
 }
@@ -74,6 +76,7 @@ impl Namespace {
             size_blocks: data.nsze,
             block_bytes: if size_is_sane { 1 << lbads } else { 512 },
             optimal_boundary_blocks: data.noiob,
+            is_write_protected: data.nsattr & 1 != 0,
             unsupported,
         }
     }

@@ -11,9 +11,11 @@
 
 use super::core::{Core, Owner, Phase, Purpose};
 use super::hub::attention;
+use super::message::Responder;
 use super::options::{ControllerEvent, EventAnswer, TimeoutAction, Timeouts};
 use super::state::Failure;
 use super::watchdog::{Late, Watchdog};
+use crate::ring::MailboxId;
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use std::collections::VecDeque;
@@ -137,7 +139,7 @@ impl Core {
                     let what = format!("{purpose:?}");
                     self.recover(stuck(0, late, &what), now);
                 }
-                _ => self.handle_late(0, late, now),
+                _ => drop(self.handle_late(0, late, now)),
             }
         }
         for late in external.into_iter().flatten() {
@@ -148,10 +150,10 @@ impl Core {
         self.commit();
     }
 
-    /// A message's command takes too long.
-    fn handle_late(&mut self, qid: u16, late: Late, now: Instant) {
+    /// A message's command takes too long. False if it is left alone.
+    fn handle_late(&mut self, qid: u16, late: Late, now: Instant) -> bool {
         match verdict(&self.hub.options, qid, late) {
-            None => {}
+            None => return false,
             Some(Plea::Abort { cid, .. }) => {
                 self.recovery.wanted.push_back((qid, cid));
                 let watchdog = if qid == 0 { &mut self.recovery.admin } else { &mut self.recovery.external };
@@ -159,6 +161,26 @@ impl Core {
             }
             Some(Plea::Recover(failure)) => self.recover(failure, now),
         }
+        true
+    }
+
+    /// By its sender's own time a message takes too long: what follows is what would follow by the driver's. True if that, or what is under way already, ends it.
+    #[cold]
+    pub(super) fn message_timed_out(&mut self, mailbox: MailboxId, token: u64) -> bool {
+        let is_it = |owner: &Owner| matches!(owner, Owner::Message(theirs) if theirs.is_of(mailbox, token));
+        let of_admin = self.recovery.admin.find(&mut self.admin, is_it).map(|late| (0, late));
+        let found = of_admin.or_else(|| {
+            let is_it = |theirs: &Responder| theirs.is_of(mailbox, token);
+            let late = self.recovery.external.find(self.external.as_mut()?, is_it)?;
+            Some((super::bring_up::EXTERNAL_QID, late))
+        });
+        let Some((qid, late)) = found.filter(|_| matches!(self.phase, Phase::Running)) else { return false };
+        // If its Abort was asked for, or a reset, its time by the driver was over as well. Resets are counted by the minute: the time of the next look is exact enough.
+        let is_resetting = self.hub.attention.bits() & attention::RESET != 0;
+        let is_ending =
+            late.was_aborted || is_resetting || self.handle_late(qid, late, self.recovery.look_at);
+        self.send_aborts();
+        is_ending
     }
 
     /// What the owners of queue pairs ask for. During a reset it has come to nothing.

@@ -85,6 +85,25 @@ impl Watchdog {
         late
     }
 
+    /// The outstanding command whose request is wanted, as a late one, whatever its time; `was_aborted` if its Abort was asked for already.
+    pub(crate) fn find<R>(&self, pair: &mut Pair<R>, is_wanted: impl Fn(&R) -> bool) -> Option<Late> {
+        let mut found = None;
+        pair.for_each_outstanding(|mut command: Outstanding<'_, R>| {
+            if !is_wanted(command.request) {
+                return;
+            }
+            let waited = command.time().map_or(0, |begun| self.time.wrapping_sub(begun) & TIME_MASK);
+            command.set_time(self.time);
+            found = Some(Late {
+                cid: command.cid,
+                opcode: command.opcode(),
+                waited: Duration::from_millis(waited.into()),
+                was_aborted: self.asked.iter().any(|(cid, _)| *cid == command.cid),
+            });
+        });
+        found
+    }
+
     /// Reports the commands whose Abort did not help in time, and only that of them.
     fn give_up_on(&mut self, late: &mut Vec<Late>, abort_ms: u32) {
         let now = self.time;

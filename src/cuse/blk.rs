@@ -14,7 +14,9 @@ pub(super) fn step<'a>(asking: &Asking<'a>) -> Result<Step<'a>, Errno> {
     let long = if asking.is_compat() { 4 } else { 8 };
     let Some(namespace) = asking.namespace() else { return Err(Errno::NOTTY) };
     let value = match asking.cmd {
-        ioctls::BLKROGET => u32::from(asking.is_read_only).to_le_bytes().to_vec(),
+        ioctls::BLKROGET => {
+            u32::from(asking.is_read_only || namespace.is_write_protected).to_le_bytes().to_vec()
+        }
         ioctls::BLKSSZGET | ioctls::BLKPBSZGET => namespace.block_bytes.to_le_bytes().to_vec(),
         ioctls::BLKGETSIZE64 | ioctls::BLKGETSIZE64_32 => namespace.size_bytes().to_le_bytes().to_vec(),
         ioctls::BLKGETSIZE => {

@@ -43,4 +43,5 @@ mod unit;
 pub mod wire;
 
 pub use host::{Access, DevCuse, FOLDER, Host, path};
+pub use policy::{Operation, Policy, PolicyRequest, Verdict};
 pub use server::{ServeError, ServeOptions, Served, Server};

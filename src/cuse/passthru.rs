@@ -189,11 +189,19 @@ impl Passthru {
         if moved > len as u64 || len > asking.max_transfer_bytes { Err(Errno::INVAL) } else { Ok(()) }
     }
 
-    pub(super) fn run<'a>(&self, command: Command, shape: Shape, transfer: Transfer<'a>) -> Run<'a> {
+    pub(super) fn run<'a>(
+        &self,
+        asking: &Asking<'_>,
+        command: Command,
+        shape: Shape,
+        transfer: Transfer<'a>,
+    ) -> Run<'a> {
+        let usual = if self.is_admin { ADMIN_TIMEOUT } else { IO_TIMEOUT };
         let timeout = match self.timeout_ms {
-            0 if self.is_admin => ADMIN_TIMEOUT,
-            0 => IO_TIMEOUT,
-            ms => Duration::from_millis(ms.into()),
+            0 => usual,
+            // What is late may end in a reset, and resets are root's to bring about: others can only wait longer.
+            ms if asking.is_root() => Duration::from_millis(ms.into()),
+            ms => usual.max(Duration::from_millis(ms.into())),
         };
         Run { is_admin: self.is_admin, command, timeout, result_bytes: shape.result_bytes(), transfer }
     }

@@ -8,7 +8,7 @@
 use super::blk;
 use super::ioctls::{self, PassthruCmd, PassthruCmd64, UserIo};
 use super::passthru::{Passthru, Shape};
-use super::policy;
+use super::policy::{self, Policy};
 use super::wire::{self, IoVec};
 use crate::ctrlr::Namespace;
 use crate::spec::command::Command;
@@ -33,6 +33,7 @@ pub(super) struct Asking<'a> {
     /// The file was opened for writing.
     pub(super) may_write: bool,
     pub(super) is_read_only: bool,
+    pub(super) policy: Option<&'a Policy>,
     pub(super) namespaces: &'a [Namespace],
     pub(super) max_transfer_bytes: usize,
     pub(super) cmd: u32,
@@ -217,7 +218,7 @@ fn passthru<'a>(
                 return Err(Errno::INVAL);
             }
             let transfer = if request.is_to_device() { Transfer::In(rest) } else { Transfer::Out(len) };
-            Ok(Step::Run(request.run(command, shape, transfer)))
+            Ok(Step::Run(request.run(asking, command, shape, transfer)))
         }
         // The structure is not what it was, or this is no round that was asked for.
         _ => Err(Errno::INVAL),
@@ -242,14 +243,14 @@ fn ask_for_data<'a>(
     request.check_length(asking, &command, len)?;
     let is_to_device = request.is_to_device();
     if len == 0 {
-        return Ok(Step::Run(request.run(command, shape, Transfer::None)));
+        return Ok(Step::Run(request.run(asking, command, shape, Transfer::None)));
     }
     let beside = if is_to_device { shape.bytes() } else { shape.result_bytes() };
     let iovecs = 1 + of_result(asking.arg, shape).len() + ranges.len();
     if len + beside > wire::MAX_CARRIED || iovecs > wire::MAX_IOVECS {
         let transfer =
             if is_to_device { Transfer::InRemote(ranges, len) } else { Transfer::OutRemote(ranges, len) };
-        return Ok(Step::Run(request.run(command, shape, transfer)));
+        return Ok(Step::Run(request.run(asking, command, shape, transfer)));
     }
     let mut input = vec![IoVec { base: asking.arg, len: shape.bytes() as u64 }];
     let mut output = of_result(asking.arg, shape);

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 const WINDOW: usize = 256;
 /// Requests at a time. Each is a thread that is blocked.
 const MAX_REQUESTS: usize = 4096;
-/// How long a command that was late, or whose caller has gone, is waited for once it was asked to be aborted.
-const ABORT_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a late command's caller waits for what the driver does about it: only where nobody polls, or a device takes long to be reset, is that too short.
+const LATE_PATIENCE: Duration = Duration::from_secs(30);
 const SLEEP_LEAST: Duration = Duration::from_micros(20);
 const SLEEP_MOST: Duration = Duration::from_millis(1);
 
@@ -39,6 +39,8 @@ struct Request {
     started: Instant,
     deadline: Instant,
     is_abort_sent: bool,
+    /// The driver was told that its time is over.
+    is_late: bool,
     kind: Kind,
 }
 
@@ -54,6 +56,8 @@ enum Kind {
     Rescan(Vec<u8>),
     /// An Abort, for nobody.
     Abort,
+    /// The word that the time of this one is over.
+    Late(u64),
     Reset(Reset),
 }
 
@@ -95,8 +99,9 @@ impl Requests {
         let token = self.next_token;
         self.next_token += 1;
         let deadline = started.checked_add(timeout).unwrap_or(started + Duration::from_secs(1 << 30));
-        let (is_answered, is_abort_sent) = (matches!(kind, Kind::Abort), false);
-        let request = Request { node, unique, is_answered, started, deadline, is_abort_sent, kind };
+        let is_answered = matches!(kind, Kind::Abort | Kind::Late(_));
+        let (is_abort_sent, is_late) = (false, false);
+        let request = Request { node, unique, is_answered, started, deadline, is_abort_sent, is_late, kind };
         self.table.insert(token, request);
         token
     }
@@ -185,8 +190,20 @@ impl Requests {
     pub(super) fn receive(&mut self, nodes: &mut [Node], now: Instant) {
         let mut arrived = Vec::new();
         self.mailbox.receive(|token, outcome| arrived.push((token, outcome)));
+        let mut left_alone = Vec::new();
         for (token, outcome) in arrived {
-            self.finish(nodes, token, outcome, now);
+            if let Some(Kind::Late(late)) = self.table.get(&token).map(|request| &request.kind) {
+                if !matches!(outcome, Outcome::Completed(Reply::Called(1))) {
+                    left_alone.push(*late);
+                }
+                self.table.remove(&token);
+            } else {
+                self.finish(nodes, token, outcome, now);
+            }
+        }
+        // Those that have no outcome yet, and will not soon.
+        for token in left_alone {
+            self.answer_early(nodes, token, Errno::INTR, now);
         }
         let over: Vec<_> = self
             .table
@@ -284,12 +301,14 @@ impl Requests {
         let Some(request) = self.table.get_mut(&token) else { return };
         fail(nodes, request, error);
         request.is_answered = true;
+        // What is late the driver knows of.
+        let is_known = request.is_late;
         if let Some(at) = self.unsent.iter().position(|(unsent, _)| *unsent == token) {
             self.unsent.remove(at);
             self.table.remove(&token);
         } else if matches!(request.kind, Kind::Reset(_)) {
             self.table.remove(&token);
-        } else {
+        } else if !is_known {
             self.abort(token, now);
         }
     }
@@ -308,19 +327,26 @@ impl Requests {
         self.unsent.push_back((abort, message));
     }
 
-    /// Commands that take longer than they may: they are aborted, and if that does not help their callers are answered without an outcome.
+    /// Commands that take longer than they may, also those that nobody waits for any more: the driver is told, which aborts them or resets the controller.
     pub(super) fn expire(&mut self, nodes: &mut [Node], now: Instant) {
-        let is_late = |request: &Request| !request.is_answered && now >= request.deadline;
-        let late: Vec<_> =
-            self.table.iter().filter(|(_, request)| is_late(request)).map(|(token, _)| *token).collect();
-        for token in late {
+        let is_command = |request: &Request| matches!(request.kind, Kind::Command { .. });
+        let matters = |request: &Request| !request.is_answered || is_command(request) && !request.is_late;
+        let is_over = |request: &Request| now >= request.deadline && matters(request);
+        let over: Vec<_> =
+            self.table.iter().filter(|(_, request)| is_over(request)).map(|(token, _)| *token).collect();
+        for token in over {
+            let is_unsent = self.unsent.iter().any(|(unsent, _)| *unsent == token);
             let Some(request) = self.table.get_mut(&token) else { continue };
-            if !request.is_abort_sent && matches!(request.kind, Kind::Command { .. }) {
-                request.deadline = now + ABORT_PATIENCE;
-                self.abort(token, now);
-            } else {
+            if is_unsent || request.is_late || !is_command(request) {
                 self.answer_early(nodes, token, Errno::INTR, now);
+                continue;
             }
+            request.is_late = true;
+            request.deadline = now + LATE_PATIENCE;
+            let node = request.node;
+            let message = Message::TimedOut { mailbox: self.mailbox.id(), token };
+            let late = self.add(node, 0, Kind::Late(token), now, LATE_PATIENCE);
+            self.unsent.push_back((late, message));
         }
         self.send(nodes);
     }

@@ -3,6 +3,7 @@
 
 use super::host::{Access, Host};
 use super::node::World;
+use super::policy::Policy;
 use super::unit::Unit;
 use crate::ctrlr::{Ctrlr, Producer, RegisterError};
 use crate::ring::LockFree;
@@ -36,6 +37,8 @@ pub struct ServeOptions {
     pub access: Access,
     /// Nothing that changes anything: for monitoring.
     pub is_read_only: bool,
+    /// The embedder's own word on who may do what; without one, it is as with Linux's nodes.
+    pub policy: Option<Policy>,
 }
 
 /// Why a controller is not served.

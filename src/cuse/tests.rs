@@ -84,6 +84,7 @@ fn namespaces() -> Vec<Namespace> {
             size_blocks: 1 << 40,
             block_bytes,
             optimal_boundary_blocks: 0,
+            is_write_protected: false,
             unsupported: None,
         })
         .collect()
@@ -128,6 +129,7 @@ fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace])
             uid,
             may_write,
             is_read_only: uid == 0 && !may_write,
+            policy: None,
             namespaces: served,
             max_transfer_bytes: MAX_TRANSFER,
             cmd,

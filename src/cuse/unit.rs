@@ -150,6 +150,7 @@ impl Unit {
             uid: header.uid,
             may_write,
             is_read_only: self.options.is_read_only,
+            policy: self.options.policy.as_ref(),
             namespaces: &self.followed,
             max_transfer_bytes: limits.map_or(0, |limits| limits.max_transfer_bytes),
             cmd: ioctl.cmd,

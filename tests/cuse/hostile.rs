@@ -4,11 +4,11 @@ use crate::kernel::{File, Memory};
 use crate::rig::{Rack, admin, io, passthru, pattern, small};
 use crate::support::{DEADLINE, PollThread, Rig};
 use slipring::ctrlr::{Message, Reply};
-use slipring::cuse::ServeOptions;
 use slipring::cuse::ioctls::{self, PassthruCmd, PassthruCmd64};
 use slipring::cuse::wire::{InHeader, IoVec, IoctlIn, opcode};
+use slipring::cuse::{Operation, Policy, PolicyRequest, ServeOptions, Verdict};
 use slipring::ring::{LockFree, Outcome};
-use slipring::spec::command::{AdminOpcode, Command};
+use slipring::spec::command::{AdminOpcode, Command, NvmOpcode};
 use slipring::spec::feature::FeatureId;
 use slipring::spec::identify::Cns;
 use slipring::spec::log::LogId;
@@ -218,6 +218,57 @@ fn ordinary_users_may_what_linux_lets_them() {
     let vendors = Command { opcode: 0x80, nsid: 1, ..Command::default() };
     assert_eq!(io(&writer, vendors, &[]), denied);
     rack.finish();
+}
+
+/// An embedder's own policy is asked by opcode and caller: it can refuse root, and let others do what Linux would not; but neither on read-only nodes nor with what
+/// belongs to the driver does its word count.
+#[test]
+fn an_embedders_policy_has_its_word() {
+    let judge = |request: &PolicyRequest<'_>| match (request.uid, request.nsid, request.operation) {
+        (0, _, Operation::Admin(command)) if command.opcode == AdminOpcode::FORMAT_NVM.0 => Verdict::Refuse,
+        (0, _, Operation::Reset) => Verdict::Refuse,
+        (1000, None, Operation::Admin(_) | Operation::Rescan) => Verdict::Allow,
+        (1000, Some(1), Operation::Io(command)) if command.opcode == NvmOpcode::READ.0 => Verdict::Refuse,
+        (1000, Some(1), Operation::Io(command)) if command.opcode == 0x80 => {
+            assert!(!request.may_write, "the kernel said so");
+            Verdict::Allow
+        }
+        (1001, ..) => panic!("a policy with a bug"),
+        _ => Verdict::AsLinux,
+    };
+    for is_read_only in [false, true] {
+        let policy = Some(Policy::new(judge));
+        let rack = Rack::with(small(), &ServeOptions { policy, is_read_only, ..ServeOptions::default() });
+        let open = |name: &str, uid: u32, flags: i32| {
+            File::open(&rack.kernel.line(name), uid, flags as u32).expect("the mode is the kernel's to check")
+        };
+        let (ctrlr, ns, memory) = (rack.ctrlr(), rack.namespace(1), Memory::default());
+        let (theirs, their_ns) = (open("nvme0", 1000, libc::O_RDONLY), open("nvme0n1", 1000, libc::O_RDONLY));
+        let denied = Err(libc::EACCES);
+        let log = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
+        // Root is refused what the policy says, and nothing else.
+        assert_eq!(admin(&ctrlr, Command::format_nvm(1, 0, 0), &[]), denied);
+        assert_eq!(ctrlr.ioctl(ioctls::RESET, 0, &memory), Err(libc::EACCES));
+        assert!(admin(&ctrlr, log, &[0; 512]).is_ok() && io(&ns, Command::read(1, 0, 1), &[0; 512]).is_ok());
+        // Others may what they could not, on this node, and may not what they could.
+        assert!(admin(&theirs, log, &[0; 512]).is_ok());
+        assert_eq!(theirs.ioctl(ioctls::RESCAN, 0, &memory), Ok(0));
+        assert_eq!(theirs.ioctl(ioctls::RESET, 0, &memory), Err(libc::EACCES), "as with Linux");
+        assert_eq!(admin(&their_ns, log, &[0; 512]), denied, "as with Linux");
+        assert_eq!(io(&their_ns, Command::read(1, 0, 1), &[0; 512]), denied);
+        assert!(io(&their_ns, Command::flush(1), &[]).is_ok(), "as with Linux");
+        let vendors = io(&their_ns, Command { opcode: 0x80, nsid: 1, ..Command::default() }, &[]);
+        let set = admin(&theirs, Command::set_features(FeatureId::ARBITRATION, false, 0, 0), &[]);
+        assert_eq!((vendors.is_err(), set.is_err()), (is_read_only, is_read_only), "{vendors:?} {set:?}");
+        // What is the driver's stays the driver's.
+        assert_eq!(admin(&theirs, Command::delete_io_sq(1), &[]), denied);
+        // A policy that panics has refused, and nothing more happened.
+        let unlucky = open("nvme0", 1001, libc::O_RDWR);
+        assert_eq!(admin(&unlucky, Command::identify(Cns::CTRLR, 0, 0), &[0; 4096]), denied);
+        assert!(admin(&ctrlr, log, &[0; 512]).is_ok());
+        drop((ctrlr, ns, theirs, their_ns, unlucky));
+        rack.finish();
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::rig::{Rack, admin, io, namespace, passthru, pattern, small};
 use slipring::cuse::ioctls::{self, PassthruCmd64, UserIo};
 use slipring::cuse::wire::{IOCTL_32BIT, IOCTL_COMPAT, opcode};
 use slipring::cuse::{Access, ServeOptions};
-use slipring::emulated::Config;
+use slipring::emulated::{Backing, Config, NamespaceConfig};
 use slipring::spec::command::{Command, NvmOpcode};
 use slipring::spec::feature::FeatureId;
 use slipring::spec::identify::{Cns, IdentifyCtrlr};
@@ -200,6 +200,32 @@ fn block_devices_ioctls_have_linuxs_units() {
         assert_eq!(ns.ioctl(ioctls::ID, 0, &memory), Ok(nsid.cast_signed()));
     }
     rack.finish();
+}
+
+/// A namespace that its controller protects from writing (NSATTR) says so, as Linux's does; nobody else is kept from trying.
+#[test]
+fn a_write_protected_namespace_says_so() {
+    let image = std::env::temp_dir().join(format!("slipring-{}-write-protected", std::process::id()));
+    std::fs::write(&image, vec![7; 1 << 20]).expect("an image");
+    let protected = NamespaceConfig {
+        backing: Backing::Image { path: image.clone(), read_only: true },
+        ..namespace(0, 512)
+    };
+    let config = Config { namespaces: vec![protected, namespace(16, 512)], ..Config::default() };
+    let rack = Rack::new(config);
+    for (nsid, is_protected) in [(1, 1), (2, 0)] {
+        let ns = rack.namespace(nsid);
+        let mut memory = Memory::default();
+        let arg = memory.add(&[0xff; 4]);
+        assert_eq!(ns.ioctl(ioctls::BLKROGET, arg, &memory), Ok(0));
+        assert_eq!(memory.read(arg, 4), [is_protected, 0, 0, 0], "namespace {nsid}");
+        let (status, ..) =
+            io(&ns, Command::write(nsid, 0, 1), &[1; 512]).expect("the controller's to refuse");
+        assert_eq!(status != 0, is_protected == 1, "{status:#x}");
+        assert_eq!(io(&ns, Command::read(nsid, 0, 1), &[0; 512]).expect("read").0, 0);
+    }
+    rack.finish();
+    std::fs::remove_file(image).expect("it was there");
 }
 
 #[test]

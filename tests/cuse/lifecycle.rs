@@ -1,18 +1,19 @@
 //! Nodes follow the controller: signals, deadlines, resets, namespaces that come and go, and the end with ioctls in flight.
 
-use crate::kernel::{EINTR, Kernel, Memory};
+use crate::kernel::{EINTR, File, Kernel, Memory};
 use crate::rig::{Rack, admin, io, namespace, passthru, pattern, slow_admin, small};
 use crate::support::{DEADLINE, PollThread, Rig, wait_until};
+use slipring::ctrlr::{ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, OnEvent, Timeouts};
 use slipring::cuse::ioctls::{self, PassthruCmd};
 use slipring::cuse::{ServeOptions, Server};
-use slipring::emulated::Config;
+use slipring::emulated::{Config, Latency, QueueKind};
 use slipring::poller::QpairOptions;
-use slipring::spec::command::{AdminOpcode, Command};
+use slipring::spec::command::{AdminOpcode, Command, NvmOpcode};
 use slipring::spec::identify::{Cns, CtrlrList};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
@@ -65,29 +66,111 @@ fn a_signal_ends_the_ioctl_and_aborts_the_command() {
 
 #[test]
 fn a_command_that_takes_too_long_is_aborted() {
-    let rack = Rack::new(stuck_log());
+    let timeouts =
+        Timeouts { abort: Duration::from_millis(200), resets_per_minute: 100, ..Timeouts::default() };
+    let options = CtrlrOptions { timeouts, ..CtrlrOptions::default() };
+    let rack = Rack::attach(stuck_log(), options, &ServeOptions::default());
     let file = rack.ctrlr();
     let cmd = PassthruCmd { timeout_ms: 50, ..passthru(log()) };
-    let ask = || {
+    // The controller answers the abort in time, so the caller learns the status; unless this machine was so busy that the controller had not even seen the command.
+    let is_aborted = (0..20).any(|_| {
         let begun = Instant::now();
-        let result = file.command(ioctls::ADMIN_CMD, cmd, &[0; 512]);
+        let answer = file.command(ioctls::ADMIN_CMD, cmd, &[0; 512]);
         assert!(begun.elapsed() >= Duration::from_millis(50));
-        result
-    };
-    // The controller answers the abort in time, so the caller learns the status; on a busy machine, in time the next time.
-    let (status, ..) = (0..20).find_map(|_| ask().ok()).expect("a status");
-    assert_eq!(status & 0x7ff, i32::from(Status::ABORTED_BY_REQUEST.0));
+        match answer {
+            Ok((status, ..)) => {
+                assert_eq!(status & 0x7ff, i32::from(Status::ABORTED_BY_REQUEST.0));
+                true
+            }
+            Err(error) => {
+                assert_eq!(error, EINTR, "a reset");
+                false
+            }
+        }
+    });
+    assert!(is_aborted);
+    drop(file);
     rack.finish();
 }
 
+/// As with Linux: a command that is late and cannot be aborted is ended by a reset of the controller, and its caller is told EINTR. If the embedder objects, it is
+/// left alone, and its caller let go.
 #[test]
-fn a_command_whose_abort_is_stuck_as_well_lets_its_caller_go() {
-    let latencies =
-        [AdminOpcode::GET_LOG_PAGE, AdminOpcode::ABORT].map(|opcode| slow_admin(opcode.0, FOR_EVER)).to_vec();
-    let rack = Rack::new(Config { latencies, ..small() });
+fn a_command_that_cannot_be_aborted_ends_in_a_reset_if_nobody_objects() {
+    for answer in [EventAnswer::Proceed, EventAnswer::Object] {
+        let latencies = [AdminOpcode::GET_LOG_PAGE, AdminOpcode::ABORT];
+        let latencies = latencies.map(|opcode| slow_admin(opcode.0, FOR_EVER)).to_vec();
+        let timeouts = Timeouts { abort: Duration::from_millis(50), ..Timeouts::default() };
+        let on_event = Some(OnEvent::new(move |_| answer));
+        let options = CtrlrOptions { timeouts, on_event, ..CtrlrOptions::default() };
+        let rack = Rack::attach(Config { latencies, ..small() }, options, &ServeOptions::default());
+        let file = rack.ctrlr();
+        let cmd = PassthruCmd { timeout_ms: 20, ..passthru(log()) };
+        assert_eq!(file.command(ioctls::ADMIN_CMD, cmd, &[0; 512]), Err(EINTR));
+        let resets = u64::from(answer == EventAnswer::Proceed);
+        wait_until("it is over", || rack.rig.ctrlr.state() == CtrlrState::Live);
+        assert_eq!(u64::from(rack.rig.ctrlr.statistics().resets), resets);
+        assert_eq!(admin(&file, identify(), &[0; 4096]).expect("answered").0, 0);
+        drop(file);
+        rack.finish();
+    }
+}
+
+/// A caller that was sent a signal waits no more, but its command's time goes on: it is not left at the device for ever.
+#[test]
+fn the_time_of_a_command_goes_on_when_its_caller_has_gone() {
+    let latencies = [AdminOpcode::GET_LOG_PAGE, AdminOpcode::ABORT];
+    let latencies = latencies.map(|opcode| slow_admin(opcode.0, FOR_EVER)).to_vec();
+    let timeouts = Timeouts { abort: Duration::from_millis(50), ..Timeouts::default() };
+    let options = CtrlrOptions { timeouts, ..CtrlrOptions::default() };
+    let rack = Rack::attach(Config { latencies, ..small() }, options, &ServeOptions::default());
     let file = rack.ctrlr();
-    let cmd = PassthruCmd { timeout_ms: 20, ..passthru(log()) };
-    assert_eq!(file.command(ioctls::ADMIN_CMD, cmd, &[0; 512]), Err(EINTR));
+    let cmd = PassthruCmd { timeout_ms: 1000, ..passthru(log()) };
+    let idle = rack.rig.ctrlr.dma_bytes().0;
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| file.command(ioctls::ADMIN_CMD, cmd, &[0; 512]));
+        wait_until("it is under way", || rack.rig.ctrlr.dma_bytes().0 > idle);
+        wait_until("it is interrupted", || {
+            if !asking.is_finished() {
+                file.interrupt();
+            }
+            asking.is_finished()
+        });
+        assert_eq!(asking.join().expect("no panic"), Err(EINTR));
+    });
+    let reset = || rack.rig.ctrlr.statistics().resets == 1 && rack.rig.ctrlr.state() == CtrlrState::Live;
+    wait_until("the controller was reset for it", reset);
+    assert_eq!(admin(&file, identify(), &[0; 4096]).expect("answered").0, 0);
+    drop(file);
+    rack.finish();
+}
+
+/// Resets are root's to bring about: nobody else's command is late before the usual time is over.
+#[test]
+fn nobody_but_root_can_be_impatient() {
+    let delay = Duration::from_millis(300);
+    let io_takes = |opcode: NvmOpcode, delay| Latency { queue: QueueKind::Io, opcode: Some(opcode.0), delay };
+    let latencies = vec![io_takes(NvmOpcode::READ, delay), io_takes(NvmOpcode::COMPARE, FOR_EVER)];
+    let late = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&late);
+    let on_event = OnEvent::new(move |event| {
+        if let ControllerEvent::TimedOut { opcode, .. } = event {
+            told.lock().expect("no panic").push(NvmOpcode(*opcode));
+        }
+        EventAnswer::Object
+    });
+    let options = CtrlrOptions { on_event: Some(on_event), ..CtrlrOptions::default() };
+    let rack = Rack::attach(Config { latencies, ..small() }, options, &ServeOptions::default());
+    let impatient = |command| PassthruCmd { timeout_ms: 1, ..passthru(command) };
+    let other = File::open(&rack.kernel.line("nvme0n1"), 1000, libc::O_RDWR as u32).expect("opened");
+    let begun = Instant::now();
+    let read = other.command(ioctls::IO_CMD, impatient(Command::read(1, 0, 1)), &[0; 512]);
+    assert_eq!(read.expect("read").0, 0);
+    assert!(begun.elapsed() >= delay);
+    let compare = impatient(Command::compare(1, 0, 1));
+    assert_eq!(rack.namespace(1).command(ioctls::IO_CMD, compare, &[0; 512]), Err(EINTR), "left alone");
+    assert_eq!(late.lock().expect("no panic")[..], [NvmOpcode::COMPARE]);
+    drop(other);
     rack.finish();
 }
 

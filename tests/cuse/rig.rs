@@ -2,6 +2,7 @@
 
 use crate::kernel::{File, Kernel};
 use crate::support::{DEADLINE, PollThread, Rig, wait_until};
+use slipring::ctrlr::CtrlrOptions;
 use slipring::cuse::ioctls::{ADMIN_CMD, IO_CMD, PassthruCmd};
 use slipring::cuse::{ServeOptions, Served, Server};
 use slipring::emulated::{Config, Latency, NamespaceConfig, QueueKind};
@@ -23,7 +24,11 @@ impl Rack {
     }
 
     pub fn with(config: Config, options: &ServeOptions) -> Self {
-        let rig = Rig::attach(config);
+        Self::attach(config, CtrlrOptions::default(), options)
+    }
+
+    pub fn attach(config: Config, ctrlr: CtrlrOptions, options: &ServeOptions) -> Self {
+        let rig = Rig::attach_with(config, ctrlr);
         let poll = PollThread::spawn(rig.poller());
         let kernel = Kernel::default();
         let server = Server::start(kernel.clone()).expect("a server");

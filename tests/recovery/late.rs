@@ -6,10 +6,11 @@ use slipring::ctrlr::{
     admin,
 };
 use slipring::emulated::Config;
-use slipring::ring::{AbortReason, Aborted, Outcome, Pending};
+use slipring::ring::{AbortReason, Aborted, Mailbox, Outcome, Pending};
 use slipring::spec::command::{AdminOpcode, Command, NvmOpcode};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// An eighth of the shortest timeout is how often is looked: late by two looks, and the steps of the test.
@@ -198,6 +199,68 @@ fn a_policy_may_be_to_reset_at_once() {
     assert!((ms(79)..ms(80) + 2 * SLACK).contains(&took), "{took:?}");
     world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
     world.finish();
+}
+
+/// A sender may have less time than the controller's own: when it says that it is over, the rest follows as if the driver had found out.
+#[test]
+fn a_senders_own_time_is_followed_by_what_would_follow_the_drivers() {
+    let report = Timeouts { action: TimeoutAction::Report, ..timeouts() };
+    let reset = Timeouts { action: TimeoutAction::Reset, ..timeouts() };
+    let proceed = EventAnswer::Proceed;
+    for (faults, timeouts, answer, is_ending, resets_made) in [
+        ("hang opcode=read nth=1", timeouts(), proceed, 1, 0),
+        ("drop opcode=read nth=1", timeouts(), proceed, 1, 1),
+        ("hang opcode=read nth=1", reset, proceed, 1, 1),
+        ("hang opcode=read nth=1", report, proceed, 0, 0),
+        ("hang opcode=read nth=1", timeouts(), EventAnswer::Object, 0, 0),
+    ] {
+        let mut world = World::with(config(faults), timeouts, answer);
+        let producer = world.ctrlr.register("impatient").expect("registered");
+        let mut mailbox = Mailbox::new(8);
+        let read = |lba| {
+            let data = producer.allocate(512).expect("memory");
+            Message::Io { command: Command::read(1, lba, 1), data: Some(Box::new(data.into())) }
+        };
+        producer.send_to(&mut mailbox, 1, read(0)).expect("sent");
+        world.pass(ms(10));
+        // Said twice, of one that is not known, and of one of another mailbox.
+        let (ours, theirs) = (mailbox.id(), Mailbox::<Reply>::new(1).id());
+        for (token, mailbox_id, of) in [(2, ours, 1), (3, ours, 1), (4, ours, 77), (5, theirs, 1)] {
+            let message = Message::TimedOut { mailbox: mailbox_id, token: of };
+            producer.send_to(&mut mailbox, token, message).expect("sent");
+        }
+        let (begun, mut outcomes) = (world.now, BTreeMap::new());
+        world.run("all that will be answered is", |_| {
+            mailbox.receive(|token, outcome| drop(outcomes.insert(token, outcome)));
+            outcomes.len() == 4 + is_ending as usize
+        });
+        let took = world.now - begun;
+        for (token, expected) in [(2, is_ending), (3, is_ending), (4, 0), (5, 0)] {
+            let outcome = &outcomes[&token];
+            let Outcome::Completed(Reply::Called(value)) = outcome else { panic!("{token}: {outcome:?}") };
+            assert_eq!(*value, expected, "{token}: {faults}, {answer:?}");
+        }
+        match outcomes.get(&1) {
+            Some(outcome) if resets_made == 0 => assert!(is_status(outcome, Status::ABORTED_BY_REQUEST)),
+            Some(outcome) => {
+                let Outcome::Aborted(aborted) = outcome else { panic!("{outcome:?}") };
+                assert_eq!(*aborted, Aborted::maybe_executed(AbortReason::Reset));
+            }
+            None => assert_eq!(is_ending, 0),
+        }
+        assert!(took < ms(40) + 2 * SLACK, "long before its time by the driver, of 80 ms: {took:?}");
+        let told = timed_out(&world.told());
+        // Whoever is told and leaves it alone is told again.
+        assert_eq!(told, vec![(1, NvmOpcode::READ.0); if is_ending == 1 { 1 } else { 2 }]);
+        assert_eq!(resets(&world.told()), resets_made);
+        world.run("live", |world| world.ctrlr.state() == CtrlrState::Live);
+        assert!(world.works());
+        world.finish();
+        mailbox.receive(|token, outcome| {
+            assert!(token == 1 && is_ending == 0 && matches!(outcome, Outcome::Aborted(_)));
+        });
+        assert_eq!(mailbox.in_flight(), 0, "one outcome each");
+    }
 }
 
 /// Each kind of admin command has its own time.
