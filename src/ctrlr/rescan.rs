@@ -44,6 +44,9 @@ pub(super) struct Rescan {
     pending: Vec<u32>,
     /// Where the next list goes on, if the last one was full.
     after: Option<u32>,
+    /// The identifier that was listed last, and how many were. What comes next is above it: a device that lists the same ones again, or ever more that are not
+    /// there, cannot keep us reading.
+    listed: (u32, usize),
     /// What was asked last.
     asked: Asked,
     /// How many commands were asked for.
@@ -163,11 +166,11 @@ impl Rescan {
         }
     }
 
-    /// Takes a list in: ascending identifiers, ended by 0. One that is out of order ends it, so that no device can keep us reading.
+    /// Takes a list in: ascending identifiers, ended by 0. One that is out of order ends it, and so does the last that the driver keeps.
     fn list_read(&mut self, bytes: &[u8]) {
-        let mut last = 0;
+        let (mut last, before) = self.listed;
         let mut count = 0;
-        let room = MAX_NAMESPACES - self.found.len().min(MAX_NAMESPACES);
+        let room = MAX_NAMESPACES - before;
         for chunk in bytes.chunks_exact(4).take(LIST_ENTRIES) {
             let nsid = u32::from_le_bytes([chunk[0], chunk[1], chunk[2], chunk[3]]);
             if nsid <= last || count == room {
@@ -177,6 +180,7 @@ impl Rescan {
             last = nsid;
             count += 1;
         }
+        self.listed = (last, before + count);
         self.pending.reverse();
         self.after = (count == LIST_ENTRIES && count < room).then_some(last);
     }

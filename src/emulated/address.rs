@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -28,6 +30,9 @@ use super::faults::Faults;
 
 /// The word that every address of an emulated controller begins with.
 pub const SCHEME: &str = "emulated";
+
+/// The longest file of faults, in bytes.
+const FAULTS_BYTES_MAX: u64 = 1 << 20;
 
 const KEYS: [&str; 14] = [
     "size",
@@ -153,9 +158,15 @@ impl Parsed {
     }
 }
 
+/// Reads a file of faults, but no more of it than such a file can have: a path may lead to a device that never ends.
 fn read_faults(path: &Path) -> Result<Faults, ConfigError> {
-    let text = std::fs::read_to_string(path);
-    let text = text.map_err(|source| ConfigError::FaultsFile { path: path.to_owned(), source })?;
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FAULTS_BYTES_MAX + 1).read_to_string(&mut text));
+    let read = read.and_then(|_| {
+        let is_too_long = text.len() as u64 > FAULTS_BYTES_MAX;
+        if is_too_long { Err(std::io::Error::other("it is longer than 1 MiB")) } else { Ok(()) }
+    });
+    read.map_err(|source| ConfigError::FaultsFile { path: path.to_owned(), source })?;
     text.parse().map_err(|error| ConfigError::Faults { path: path.to_owned(), error })
 }
 

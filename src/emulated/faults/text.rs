@@ -68,7 +68,10 @@ impl FromStr for Fault {
             }
             seen.push(key);
             if !fault.effect.is_about_commands() && (key != "nth" || name == "slow-registers") {
-                return Err(format!("{key}= does not go with {name}, which is not about commands"));
+                return Err(format!(
+                    "{}= does not go with {name}, which is not about commands",
+                    key.escape_debug()
+                ));
             }
             fault.condition(key, value)?;
         }

@@ -15,7 +15,7 @@ pub struct PciAddress {
 /// What is no PCI address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{text}' is no PCI address; expected domain:bus:device.function in hexadecimal, such as 0000:01:00.0, or without the domain"
+    "{text:?} is no PCI address; expected domain:bus:device.function in hexadecimal, such as 0000:01:00.0, or without the domain"
 )]
 pub struct AddressError {
     /// What was given.

@@ -94,7 +94,7 @@ fn addresses_are_read_as_people_write_them() {
     ] {
         let error = text.parse::<PciAddress>().expect_err(text);
         assert!(
-            error.to_string().contains(&format!("'{text}'")) && error.to_string().contains("0000:01:00.0"),
+            error.to_string().contains(&format!("{text:?}")) && error.to_string().contains("0000:01:00.0"),
             "{error}"
         );
     }
