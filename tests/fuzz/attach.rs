@@ -271,6 +271,7 @@ fn believing(nsid: u32, page: &[u8]) -> Namespace {
         size_blocks: data.nsze,
         block_bytes: 1_u32.checked_shl(lbads.into()).unwrap_or(0),
         optimal_boundary_blocks: data.noiob,
+        is_write_protected: data.nsattr & 1 != 0,
         unsupported: None,
     }
 }
