@@ -189,7 +189,12 @@ impl Core {
         matches!(self.phase, Phase::Running | Phase::Stopped)
     }
 
-    /// Executes one message out of the ring; its outcome comes now or with a completion.
+    /// Executes one message; its outcome comes now or with a completion.
+    pub(crate) fn execute(&mut self, envelope: Envelope) {
+        Taken::lend(envelope, |envelope| self.execute_taken(envelope));
+    }
+
+    /// Executes one message out of the ring, as [`Core::execute`].
     ///
     /// Closures here and all else elsewhere, and told apart before it is moved: or it would be copied whole on its way to the closure.
     #[inline(always)]
@@ -201,20 +206,14 @@ impl Core {
         });
         match call {
             Ok(call) => self.call(call.take(), responder),
-            Err(message) => self.execute(Envelope { message: message.take(), responder }),
+            Err(message) => self.execute_command(message.take(), responder),
         }
     }
 
-    /// Executes one message, as [`Core::execute_taken`].
     #[inline(never)]
-    pub(crate) fn execute(&mut self, envelope: Envelope) {
-        let Envelope { message, responder } = envelope;
+    fn execute_command(&mut self, message: Message, responder: Responder) {
         // Its outcome may go past the outbox.
         self.outbox.expects_sleepers();
-        self.execute_command(message, responder);
-    }
-
-    fn execute_command(&mut self, message: Message, responder: Responder) {
         if matches!(self.phase, Phase::Stopped) {
             return responder.deliver(Outcome::Aborted(Aborted::unexecuted(self.stop_reason())));
         }

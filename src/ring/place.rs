@@ -83,7 +83,7 @@ impl<'slot, T> Taken<'slot, T> {
 
     /// Lends `message` to `each`, as a ring would.
     #[inline(always)]
-    pub(super) fn lend(message: T, each: impl FnOnce(Taken<'_, T>)) {
+    pub(crate) fn lend(message: T, each: impl FnOnce(Taken<'_, T>)) {
         let mut message = ManuallyDrop::new(message);
         // SAFETY: a value, and not dropped by its owner any more.
         each(unsafe { Taken::new(&raw mut *message) });

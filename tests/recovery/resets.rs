@@ -102,6 +102,13 @@ fn a_reset_that_fails_leaves_a_failed_controller_that_detaches() {
         assert!(back[0].data.is_some());
         assert!(took + more + again <= bound + ms(2100), "{fault}: a shutdown of 2 s at most lies between");
         assert_eq!(world.ctrlr.state(), CtrlrState::Failed, "{fault}");
+        // A closure needs no device: it runs, whether it came through the ring or from the polling thread.
+        let through_the_ring = producer.send(Message::call(|_| 5)).expect("room");
+        let past_it = world.poller.send(Message::call(|_| 5)).expect("seated");
+        for ticket in [through_the_ring, past_it] {
+            let (outcome, _) = world.outcome(ticket);
+            assert!(matches!(outcome, Outcome::Completed(Reply::Called(5))), "{fault}: {outcome:?}");
+        }
         drop(qpair);
         assert!(world.detach() < ms(100), "{fault}: the device was stopped before");
     }
