@@ -31,7 +31,6 @@ fn every_pattern_is_verified() {
     for pattern in ["read", "write", "randread", "randwrite", "rw", "randrw"] {
         let args = format!("emulated:size=1M,namespaces=2 -q 4 -P 2 -w {pattern} --verify");
         let (reads, writes) = (!pattern.ends_with("write"), !pattern.ends_with("read"));
-        let (reads, writes) = if pattern.ends_with("rw") { (true, true) } else { (reads, writes) };
         result_of_a_run(folder.path(), &args, |result| {
             let count = |key: &str| result[key].as_u64().expect("a count");
             assert_eq!((count("wrong_blocks"), count("errors")), (0, 0), "{result}");

@@ -2,12 +2,11 @@
 
 use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
-use super::mpsc::{PushError, Ring};
-use super::place::{Filled, Place, Taken};
+use super::mpsc::Ring;
+use super::place::Taken;
 use super::published::{Publisher, Reader, published};
-use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme, Sender};
+use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme};
 use crate::sync::{Arc, Protection, protected};
-use std::fmt;
 
 /// Publication by arc-swap, retirement by epoch. The default.
 #[derive(Clone, Copy, Debug)]
@@ -36,11 +35,8 @@ pub struct LockFreeReceiver<M> {
     attention: Arc<Attention>,
 }
 
-/// A producer's end: it keeps its ring, which is never published again once it was closed.
-pub struct LockFreeSender<M>(pub(super) Arc<Ring<M>>);
-
 impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
-    type Sender = LockFreeSender<M>;
+    type Sender = Arc<Ring<M>>;
     type Receiver = LockFreeReceiver<M>;
     type Retiring = ClosedRing<M>;
     type Quiet = QuietRing<M>;
@@ -66,7 +62,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
     fn publish_held(&mut self, (): &mut (), ring: Arc<Ring<M>>) -> Self::Sender {
         self.publisher.publish(Arc::clone(&ring));
         self.attention.raise(Attention::PUBLISHED);
-        LockFreeSender(ring)
+        ring
     }
 
     fn retire_held(&mut self, (): &mut ()) -> Option<Self::Retiring> {
@@ -120,33 +116,5 @@ impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
 
     fn is_online(&self) -> bool {
         self.reader.is_online()
-    }
-}
-
-impl<M: Send + 'static> Sender<M> for LockFreeSender<M> {
-    #[inline(always)]
-    fn push(&self, message: M) -> Result<(), PushError<M>> {
-        self.0.push(message)
-    }
-
-    #[inline(always)]
-    fn push_with(
-        &self,
-        wanted: usize,
-        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
-    ) -> Result<usize, PushError<()>> {
-        self.0.push_with(wanted, write)
-    }
-}
-
-impl<M> Clone for LockFreeSender<M> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<M> fmt::Debug for LockFreeSender<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LockFreeSender").field(&self.0).finish()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mpsc`, `place` | the bounded ring and its CLOSED bit; a slot that waits to be filled |
+//! | `mpsc`, `place` | the bounded ring and its CLOSED bit; messages written and read where they lie |
 //! | `attention` | the one word that an idle poll reads |
 //! | `published` | arc-swap and the epoch: which ring, and when the reader has left it |
 //! | `generation` | one ring's states, from published to drained |

@@ -4,7 +4,7 @@
 //! compares publication and nothing else.
 
 use super::attention::Attention;
-use super::mpsc::PushError;
+use super::mpsc::{PushError, Ring};
 use super::place::{Filled, Place, Taken};
 use crate::sync::Arc;
 use std::fmt;
@@ -103,12 +103,29 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
     /// Appends a message; never waits in the lock-free scheme.
     fn push(&self, message: M) -> Result<(), PushError<M>>;
 
-    /// Appends up to `wanted` messages, each written by `write` where it stays; returns how many. See [`Ring::push_with`](super::mpsc::Ring).
+    /// Appends up to `wanted` messages, each written by `write` where it stays; returns how many. See [`Ring::push_with`].
     fn push_with(
         &self,
         wanted: usize,
         write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
     ) -> Result<usize, PushError<()>>;
+}
+
+/// In the schemes whose senders do nothing but that: a sender keeps its ring, which is never published again once it was closed.
+impl<M: Send + 'static> Sender<M> for Arc<Ring<M>> {
+    #[inline(always)]
+    fn push(&self, message: M) -> Result<(), PushError<M>> {
+        Ring::push(self, message)
+    }
+
+    #[inline(always)]
+    fn push_with(
+        &self,
+        wanted: usize,
+        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        Ring::push_with(self, wanted, write)
+    }
 }
 
 /// The polling thread's end. Follows the published ring.

@@ -112,15 +112,20 @@ fn try_address(dice: &mut Dice, texts: &[String], parse: Parse) -> Result<bool, 
     verdict.map_err(|what| format!("{text:?}: {what}"))
 }
 
-#[test]
-fn addresses_are_taken_for_what_they_say_or_refused_in_a_line() {
-    let texts = corpus::lines("addresses.txt");
+/// Tries inputs, of which `input` says whether they were taken, or what was wrong about that. More than `least` are to be.
+fn fuzz_parser(target: &str, usual: u64, least: u64, mut input: impl FnMut(u64) -> Result<bool, String>) {
     let mut taken = 0;
-    fuzz("addresses", 40_000, |seed| match try_address(&mut Dice::new(seed), &texts, by_the_command) {
+    fuzz(target, usual, |seed| match input(seed) {
         Ok(is_taken) => taken += u64::from(is_taken),
         Err(what) => panic!("{what}"),
     });
-    assert!(taken > 100 || std::env::var_os("SLIPRING_FUZZ_ONLY").is_some(), "{taken} were taken");
+    assert!(taken > least || std::env::var_os("SLIPRING_FUZZ_ONLY").is_some(), "{taken} were taken");
+}
+
+#[test]
+fn addresses_are_taken_for_what_they_say_or_refused_in_a_line() {
+    let texts = corpus::lines("addresses.txt");
+    fuzz_parser("addresses", 40_000, 100, |seed| try_address(&mut Dice::new(seed), &texts, by_the_command));
 }
 
 /// A parser that passes over what it does not know.
@@ -208,12 +213,7 @@ fn try_faults(dice: &mut Dice, texts: &[String], parse: ParseFaults) -> Result<b
 #[test]
 fn fault_descriptions_are_taken_whole_or_refused_by_line() {
     let texts = corpus::lines("faults.txt");
-    let mut taken = 0;
-    fuzz("faults", 1_500, |seed| match try_faults(&mut Dice::new(seed), &texts, faults_by_the_driver) {
-        Ok(is_taken) => taken += u64::from(is_taken),
-        Err(what) => panic!("{what}"),
-    });
-    assert!(taken > 15 || std::env::var_os("SLIPRING_FUZZ_ONLY").is_some(), "{taken} were taken");
+    fuzz_parser("faults", 1_500, 15, |seed| try_faults(&mut Dice::new(seed), &texts, faults_by_the_driver));
 }
 
 #[test]

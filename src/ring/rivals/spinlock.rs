@@ -3,9 +3,9 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
-use super::super::mpsc::{PushError, Ring};
-use super::super::place::{Filled, Place, Taken};
-use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
+use super::super::mpsc::Ring;
+use super::super::place::Taken;
+use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme};
 use super::taken_under_the_lock;
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
@@ -35,10 +35,6 @@ pub struct SpinlockReceiver<M> {
     batch: Vec<M>,
 }
 
-/// A producer's end.
-#[derive(Debug)]
-pub struct SpinlockSender<M>(Arc<Ring<M>>);
-
 /// The lock, as register and unregister hold it.
 #[derive(Debug)]
 pub struct SpinlockGate<M>(Locked<M>);
@@ -58,7 +54,7 @@ impl<M: Send + 'static> Gate for SpinlockGate<M> {
 }
 
 impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
-    type Sender = SpinlockSender<M>;
+    type Sender = Arc<Ring<M>>;
     type Receiver = SpinlockReceiver<M>;
     type Retiring = QuietRing<M>;
     type Quiet = QuietRing<M>;
@@ -82,7 +78,7 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 
     fn publish_held(&mut self, held: &mut HeldOf<'_, Self, M>, ring: Arc<Ring<M>>) -> Self::Sender {
         **held = Some(Arc::clone(&ring));
-        SpinlockSender(ring)
+        ring
     }
 
     fn retire_held(&mut self, held: &mut HeldOf<'_, Self, M>) -> Option<Self::Retiring> {
@@ -120,27 +116,5 @@ impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
 
     fn is_online(&self) -> bool {
         false
-    }
-}
-
-impl<M: Send + 'static> Sender<M> for SpinlockSender<M> {
-    #[inline(always)]
-    fn push(&self, message: M) -> Result<(), PushError<M>> {
-        self.0.push(message)
-    }
-
-    #[inline(always)]
-    fn push_with(
-        &self,
-        wanted: usize,
-        write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
-    ) -> Result<usize, PushError<()>> {
-        self.0.push_with(wanted, write)
-    }
-}
-
-impl<M> Clone for SpinlockSender<M> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
     }
 }

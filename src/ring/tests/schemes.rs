@@ -340,7 +340,7 @@ fn nothing_grows_over_many_registrations() {
     let mut rings = Vec::new();
     for _ in 0..2_000 {
         let sender = channel.publish(2);
-        rings.push(Arc::downgrade(&sender.0));
+        rings.push(Arc::downgrade(&sender));
         drop(sender);
         receiver.refresh();
         let retiring = channel.retire().unwrap();
