@@ -1,6 +1,6 @@
 //! What a publication scheme is: the seam behind which [`LockFree`](super::LockFree) and its rivals stand, statically dispatched.
 //!
-//! All schemes run in the same poll loop, use the same [`Ring`](super::mpsc::Ring) and drain at retirement, so that a comparison
+//! All schemes run in the same poll loop, use the same [`Ring`] and drain at retirement, so that a comparison
 //! compares publication and nothing else.
 
 use super::attention::Attention;
