@@ -5,16 +5,16 @@
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(loom)]
 pub(crate) use loom::{
     cell::UnsafeCell,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering, fence},
     },
 };
 
@@ -193,6 +193,14 @@ pub(crate) enum Protection {
     DoorwayEntry,
     /// The barrier between shutting the door and the look who is inside.
     DoorwayBarrier,
+    /// Counting a ring as on its way out while a thread has it in its hands to drain it.
+    HeldRing,
+    /// The Release and Acquire of a queue pair's state word, by which memory goes from one side to the other.
+    SlotHandOver,
+    /// Leaving the memory behind before the word says so.
+    MemoryFirst,
+    /// The second look at the word, under the lock of what was left behind.
+    SweepAgain,
     /// Waiting, when a mailbox is dropped, for the outcome whose slot is claimed and not yet written.
     MailboxWait,
     /// In the story of SPDK's bug: the lock that its fix has registrations take.

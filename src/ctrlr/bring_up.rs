@@ -4,9 +4,9 @@
 //! namespaces. Each wait has a deadline; each value that the device gives is checked.
 #![forbid(unsafe_code)]
 
+use super::connect::QpairSlot;
 use super::core::{Core, Purpose};
 use super::hub::{Hub, Limits};
-use super::qpair_slot::QpairSlot;
 use super::registers::{check_cap, check_csts, check_running, read_cc, write_cc};
 use super::state::Failure;
 use super::wait::Wait;

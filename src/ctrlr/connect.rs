@@ -6,11 +6,21 @@
 use super::core::{Core, Phase, Purpose};
 use super::hub::attention;
 use super::message::{Refusal, Reply};
-use super::qpair_slot::{QpairSlot, SlotState};
+use super::qpair_slot::{self, LeftBehind, SlotState};
+use crate::queue::Pair;
 use crate::ring::Outcome;
 use crate::spec::command::Command;
 use crate::spec::status::Status;
 use std::sync::Arc;
+
+/// A queue pair's slot, as the driver has it.
+pub(crate) type QpairSlot = qpair_slot::QpairSlot<Box<Pair<u64>>>;
+
+impl LeftBehind for Box<Pair<u64>> {
+    fn give_up(mut self) {
+        self.abort_all(|_, data| drop(data));
+    }
+}
 
 impl Core {
     /// Looks at all slots and starts what they ask for. During a reset that waits until its end.

@@ -6,17 +6,17 @@ use super::hub::Hub;
 use super::message::{Envelope, Reply};
 use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
+use crate::ring::departures::{self, Departures};
 use crate::ring::inside::{contain_panic, is_inside_poll};
 use crate::ring::place::Taken;
-use crate::ring::scheme::{Channel, Gate, HeldOf, Quiet};
+use crate::ring::scheme::{Channel, Gate, HeldOf};
 use crate::ring::{AbortReason, Aborted, Outbox, Outcome, Scheme};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-type RetiringOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Retiring;
 type GateOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Gate;
-type QuietOf<S> = <<S as Scheme>::Channel<Envelope> as Channel<Envelope>>::Quiet;
+type DeparturesOf<S> = Departures<<S as Scheme>::Channel<Envelope>, Envelope, AbortReason>;
 
 /// All that the handles of one controller share.
 pub(crate) struct Shared<S: Scheme> {
@@ -55,24 +55,10 @@ pub(super) struct Control<S: Scheme> {
     /// The published ring's sending end; `Some` exactly while there are registrations.
     sender: Option<SenderOf<S>>,
     registrations: Vec<Arc<Registration>>,
-    /// Rings on their way out, each with the number that its waiter knows it by.
-    leaving: Vec<(u64, Leaving<S>)>,
-    /// Numbers of rings on their way out, also while a thread has one in its hands to drain it.
-    undrained: Vec<u64>,
-    next_number: u64,
+    /// Rings on their way out.
+    departures: DeparturesOf<S>,
     /// Whether a detach is at work.
     pub(super) has_detacher: bool,
-}
-
-/// A ring on its way out, and why its messages are aborted.
-struct Leaving<S: Scheme> {
-    reason: AbortReason,
-    ring: LeavingRing<S>,
-}
-
-enum LeavingRing<S: Scheme> {
-    Closed(RetiringOf<S>),
-    Quiet(QuietOf<S>),
 }
 
 /// Why a name could not be registered.
@@ -118,9 +104,7 @@ impl<S: Scheme> Shared<S> {
             channel,
             sender: None,
             registrations: Vec::new(),
-            leaving: Vec::new(),
-            undrained: Vec::new(),
-            next_number: 0,
+            departures: Departures::new(),
             has_detacher: false,
         };
         let gate = Channel::<Envelope>::gate(&control.channel);
@@ -202,38 +186,24 @@ impl<S: Scheme> Shared<S> {
     }
 
     fn is_drained(&self, number: u64) -> bool {
-        !self.lock().undrained.contains(&number)
+        self.lock().departures.is_drained(number)
     }
 
     /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.
     pub(super) fn settle(&self) -> bool {
-        let mut control = self.lock();
-        if control.leaving.is_empty() {
-            return control.undrained.is_empty();
-        }
-        let quiet = control.take_quiet();
-        drop(control);
-        if quiet.is_empty() {
-            return false;
-        }
-        let mut drained = Vec::new();
-        let mut left = Vec::new();
-        let mut outbox = Outbox::new();
-        for (number, reason, mut ring) in quiet {
-            let outcome = Aborted::unexecuted(reason);
-            // Outside the lock: outcomes may run foreign code.
-            if ring.drain(|envelope| unexecuted(&mut outbox, envelope, outcome)) {
-                drained.push(number);
-            } else {
-                left.push((number, Leaving { reason, ring: LeavingRing::Quiet(ring) }));
-            }
-        }
-        outbox.flush();
-        self.hub.waiters.bell().ring();
-        let mut control = self.lock();
-        control.undrained.retain(|number| !drained.contains(number));
-        control.leaving.append(&mut left);
-        control.undrained.is_empty()
+        let outbox = std::cell::RefCell::new(Outbox::new());
+        departures::settle(
+            |run| {
+                let mut control = self.lock();
+                let Control { channel, departures, .. } = &mut *control;
+                run(channel, departures);
+            },
+            |reason, envelope| unexecuted(&mut outbox.borrow_mut(), envelope, Aborted::unexecuted(reason)),
+            || {
+                outbox.borrow_mut().flush();
+                self.hub.waiters.bell().ring();
+            },
+        )
     }
 }
 
@@ -257,28 +227,7 @@ impl<S: Scheme> Control<S> {
     ) -> Option<u64> {
         self.sender = None;
         let ring = self.channel.retire_held(held)?;
-        let number = self.next_number;
-        self.next_number += 1;
-        self.undrained.push(number);
-        self.leaving.push((number, Leaving { reason, ring: LeavingRing::Closed(ring) }));
-        Some(number)
-    }
-
-    /// Takes out the rings that the poller has left.
-    fn take_quiet(&mut self) -> Vec<(u64, AbortReason, QuietOf<S>)> {
-        let mut quiet = Vec::new();
-        for (number, leaving) in std::mem::take(&mut self.leaving) {
-            let reason = leaving.reason;
-            let settled = match leaving.ring {
-                LeavingRing::Quiet(ring) => Ok(ring),
-                LeavingRing::Closed(ring) => self.channel.settle(ring),
-            };
-            match settled {
-                Ok(ring) => quiet.push((number, reason, ring)),
-                Err(ring) => self.leaving.push((number, Leaving { reason, ring: LeavingRing::Closed(ring) })),
-            }
-        }
-        quiet
+        Some(self.departures.add(ring, reason))
     }
 }
 

@@ -5,13 +5,13 @@
 #![forbid(unsafe_code)]
 
 use super::bring_up::{BringUp, EXTERNAL_QID};
+use super::connect::QpairSlot;
 use super::events::Events;
 use super::hub::{Hub, attention};
 use super::keep_alive::KeepAlive;
 use super::message::{Envelope, Message, Refusal, Reply, Responder};
 use super::options::{ControllerEvent, EventAnswer};
 use super::passthru;
-use super::qpair_slot::QpairSlot;
 use super::recovery::Recovery;
 use super::rescan::Rescan;
 use super::state::Failure;

@@ -1,10 +1,10 @@
 //! The hub: what all parties of one controller share, whatever the publication scheme. Each field says who writes it.
 #![forbid(unsafe_code)]
 
+use super::connect::QpairSlot;
 use super::interrupts::Interrupts;
 use super::namespace::Namespace;
 use super::options::CtrlrOptions;
-use super::qpair_slot::QpairSlot;
 use super::recovery::Plea;
 use super::state::{CtrlrState, Failure, StateCell};
 use super::statistics::Statistics;

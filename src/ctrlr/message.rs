@@ -1,7 +1,7 @@
 //! What other threads may ask of a polled controller, and what they are answered.
 #![forbid(unsafe_code)]
 
-use super::qpair_slot::QpairSlot;
+use super::connect::QpairSlot;
 use super::turn::Turn;
 use crate::dma::DmaSlice;
 use crate::ring::{self, MailboxId};

@@ -68,10 +68,11 @@ pub use subscription::{EventReport, Subscription};
 pub use turn::Turn;
 
 pub(crate) use bring_up::io_pair;
+pub(crate) use connect::QpairSlot;
 pub(crate) use control::{Pause, Shared};
 pub(crate) use hub::{Hub, attention};
 pub(crate) use message::{Envelope, Responder};
-pub(crate) use qpair_slot::{QpairSlot, QueueMemory, SlotState};
+pub(crate) use qpair_slot::{QueueMemory, SlotState};
 pub(crate) use recovery::{Plea, verdict};
 pub(crate) use seat::Seated;
 pub(crate) use watchdog::Watchdog;

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::admin::{AdminCall, CallError, PendingCall};
+use super::connect::QpairSlot;
 use super::hub::Hub;
 use super::message::{ConnectRequest, Envelope, Message, Reply, Responder};
-use super::qpair_slot::QpairSlot;
 use super::state::CtrlrState;
 use crate::dma::{DmaBuffer, DmaError};
 use crate::ring::mpsc::PushError;

@@ -17,11 +17,12 @@
 //! requests back. What is dropped in flight waits in `left_behind` until then.
 #![forbid(unsafe_code)]
 
-use crate::queue::Pair;
 use crate::ring::doorway::{Barrier, Doorway};
+use crate::sync::{
+    AtomicBool, AtomicU16, AtomicU32, AtomicU64, Mutex, Ordering, Protection, ordering, protected,
+};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 /// Where a slot stands; see the module's picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,9 +74,15 @@ pub(crate) struct QueueMemory {
     pub(crate) cq_entries: u32,
 }
 
+/// What an owner leaves behind: its queues, with everything in flight.
+pub(crate) trait LeftBehind {
+    /// Lets go of it: no device can reach it any more, and its requests' buffers may be used again.
+    fn give_up(self);
+}
+
 /// One queue identifier and whoever uses it. In cache lines of its own: its owner writes to it with each doorbell.
 #[repr(align(128))]
-pub(crate) struct QpairSlot {
+pub(crate) struct QpairSlot<Q> {
     state: AtomicU32,
     /// What the owner goes through to ring a doorbell.
     doorway: Doorway,
@@ -87,12 +94,12 @@ pub(crate) struct QpairSlot {
     /// The status of a refused creation.
     refusal: AtomicU16,
     /// Queues and trackers of an owner that was dropped while the device may still write to them. Never locked by the poller.
-    left_behind: Mutex<Option<Box<Pair<u64>>>>,
+    left_behind: Mutex<Option<Q>>,
     /// Whether anything was left there: each registration sweeps all slots, of which hardly one has.
     has_left: AtomicBool,
 }
 
-impl QpairSlot {
+impl<Q: LeftBehind> QpairSlot<Q> {
     pub(crate) fn new(qid: u16, barrier: Barrier) -> Self {
         Self {
             state: AtomicU32::new(SlotState::Free as u32),
@@ -114,7 +121,7 @@ impl QpairSlot {
 
     pub(crate) fn state(&self) -> SlotState {
         // Acquire: pairs with the Release in `change`: who sees a state sees what led to it.
-        SlotState::from_word(self.state.load(Ordering::Acquire))
+        SlotState::from_word(self.state.load(ordering(Ordering::Acquire, Protection::SlotHandOver)))
     }
 
     /// Whether the queues exist.
@@ -165,9 +172,11 @@ impl QpairSlot {
     pub(crate) fn change_with(&self, next: impl Fn(SlotState) -> Option<SlotState>) -> Option<SlotState> {
         // Release: pairs with the Acquire in `state`. Acquire: we build on what the previous mover did.
         self.state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
-                next(SlotState::from_word(word)).map(|state| state as u32)
-            })
+            .fetch_update(
+                ordering(Ordering::AcqRel, Protection::SlotHandOver),
+                ordering(Ordering::Acquire, Protection::SlotHandOver),
+                |word| next(SlotState::from_word(word)).map(|state| state as u32),
+            )
             .ok()
             .map(SlotState::from_word)
     }
@@ -212,7 +221,7 @@ impl QpairSlot {
     }
 
     /// The owner is going, and leaves its queues with everything in flight behind. True when the device may still know them.
-    pub(crate) fn release(&self, queues: Box<Pair<u64>>) -> bool {
+    pub(crate) fn release(&self, queues: Q) -> bool {
         let next = |state| match state {
             SlotState::Connected | SlotState::Quiescing => Some(SlotState::Released),
             SlotState::Creating => Some(SlotState::Abandoned),
@@ -222,8 +231,14 @@ impl QpairSlot {
             _ => None,
         };
         // First the memory, then the word: once it is Released, the controller may make it Free, and a sweep drops the memory.
-        self.leave_behind(queues);
-        let from = self.change_with(next);
+        let from = if protected(Protection::MemoryFirst) {
+            self.leave_behind(queues);
+            self.change_with(next)
+        } else {
+            let from = self.change_with(next);
+            self.leave_behind(queues);
+            from
+        };
         matches!(from, Some(SlotState::Connected | SlotState::Quiescing | SlotState::Creating))
     }
 
@@ -233,13 +248,15 @@ impl QpairSlot {
         if is_mine {
             // What the last owner left must not be found in the place of what this one leaves. The slot was Free: no device writes there.
             let left = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
-            give_up(left);
+            if let Some(queues) = left {
+                queues.give_up();
+            }
         }
         is_mine
     }
 
     /// Leaves what the device may still write to behind, to be dropped by [`QpairSlot::sweep`].
-    fn leave_behind(&self, queues: Box<Pair<u64>>) {
+    fn leave_behind(&self, queues: Q) {
         *self.left_behind.lock().unwrap_or_else(PoisonError::into_inner) = Some(queues);
         // Relaxed: a hint, before the change of state that lets it be swept. A sweep that misses it leaves it to the next, or to who claims the slot.
         self.has_left.store(true, Ordering::Relaxed);
@@ -256,7 +273,8 @@ impl QpairSlot {
         let mut left_behind = self.left_behind.lock().unwrap_or_else(PoisonError::into_inner);
         // Once more, under the lock: a whole life of another owner may have passed since the first look, and the queues that it left may still be
         // written to. Whatever lies here was put here under the lock, before the slot was released; so the state is no older than that.
-        let left = match self.state() {
+        let state = if protected(Protection::SweepAgain) { self.state() } else { SlotState::Free };
+        let left = match state {
             SlotState::Free | SlotState::Gone => {
                 // Relaxed: under the lock; whoever leaves something later raises it again.
                 self.has_left.store(false, Ordering::Relaxed);
@@ -265,22 +283,17 @@ impl QpairSlot {
             _ => None,
         };
         drop(left_behind);
-        give_up(left);
+        if let Some(queues) = left {
+            queues.give_up();
+        }
     }
 }
 
-/// Drops queues that no device can reach any more, so that their requests' buffers may be used again.
-fn give_up(queues: Option<Box<Pair<u64>>>) {
-    if let Some(mut pair) = queues {
-        pair.abort_all(|_, data| drop(data));
-    }
-}
-
-impl fmt::Debug for QpairSlot {
+impl<Q> fmt::Debug for QpairSlot<Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QpairSlot")
             .field("qid", &self.qid)
-            .field("state", &self.state())
+            .field("state", &SlotState::from_word(self.state.load(Ordering::Relaxed)))
             .finish_non_exhaustive()
     }
 }

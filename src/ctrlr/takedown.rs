@@ -7,9 +7,10 @@
 #![forbid(unsafe_code)]
 
 use super::bring_up::{EXTERNAL_QID, ready_timeout};
+use super::connect::QpairSlot;
 use super::core::{Core, Phase, Purpose};
 use super::hub::Hub;
-use super::qpair_slot::{QpairSlot, SlotState};
+use super::qpair_slot::SlotState;
 use super::registers::{check_csts, read_cc, write_cc};
 use super::state::Failure;
 use super::wait::Wait;

@@ -22,6 +22,7 @@
 
 mod attention;
 mod bell;
+pub(crate) mod departures;
 pub(crate) mod doorway;
 mod generation;
 pub(crate) mod inside;

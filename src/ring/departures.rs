@@ -1,0 +1,99 @@
+//! The rings on their way out: those that are closed and still visited, and those that somebody is draining. Whoever asks whether all is over is told so when
+//! every message is answered, also when it was another thread that took the ring to drain it.
+//!
+//! What the mutex is under which this is changed, and what becomes of the messages, is the user's business.
+#![forbid(unsafe_code)]
+
+use super::place::Taken;
+use super::scheme::{Channel, Quiet};
+use crate::sync::{Protection, protected};
+
+/// Rings of channel `C` for messages of type `M`, each with the reason `R` for which its messages are aborted.
+pub(crate) struct Departures<C: Channel<M>, M, R> {
+    /// Each with the number that its waiter knows it by.
+    leaving: Vec<(u64, R, Leaving<C, M>)>,
+    /// Numbers of rings on their way out, also while a thread has one in its hands to drain it.
+    undrained: Vec<u64>,
+    next_number: u64,
+}
+
+enum Leaving<C: Channel<M>, M> {
+    Closed(C::Retiring),
+    Quiet(C::Quiet),
+}
+
+impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
+    pub(crate) fn new() -> Self {
+        Self { leaving: Vec::new(), undrained: Vec::new(), next_number: 0 }
+    }
+
+    /// Takes a closed ring in, and says by what number it is known.
+    pub(crate) fn add(&mut self, ring: C::Retiring, reason: R) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.undrained.push(number);
+        self.leaving.push((number, reason, Leaving::Closed(ring)));
+        number
+    }
+
+    /// Whether every message of that ring is answered.
+    pub(crate) fn is_drained(&self, number: u64) -> bool {
+        !self.undrained.contains(&number)
+    }
+
+    /// Whether every message of every ring is answered.
+    fn is_over(&self) -> bool {
+        if protected(Protection::HeldRing) { self.undrained.is_empty() } else { self.leaving.is_empty() }
+    }
+
+    /// Takes out the rings that the poller has left.
+    fn take_quiet(&mut self, channel: &mut C) -> Vec<(u64, R, C::Quiet)> {
+        let mut quiet = Vec::new();
+        for (number, reason, ring) in std::mem::take(&mut self.leaving) {
+            let settled = match ring {
+                Leaving::Quiet(ring) => Ok(ring),
+                Leaving::Closed(ring) => channel.settle(ring),
+            };
+            match settled {
+                Ok(ring) => quiet.push((number, reason, ring)),
+                Err(ring) => self.leaving.push((number, reason, Leaving::Closed(ring))),
+            }
+        }
+        quiet
+    }
+}
+
+/// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `deliver` answers one message that was left in a ring,
+/// and `flush` ends that, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
+pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
+    mut locked: impl FnMut(&mut dyn FnMut(&mut C, &mut Departures<C, M, R>)),
+    mut deliver: impl FnMut(R, Taken<'_, M>),
+    flush: impl FnOnce(),
+) -> bool {
+    let mut quiet = Vec::new();
+    let mut is_over = false;
+    locked(&mut |channel, departures| {
+        quiet = departures.take_quiet(channel);
+        is_over = departures.is_over();
+    });
+    if quiet.is_empty() {
+        return is_over;
+    }
+    let mut drained = Vec::new();
+    let mut left = Vec::new();
+    for (number, reason, mut ring) in quiet {
+        if ring.drain(|message| deliver(reason, message)) {
+            drained.push(number);
+        } else {
+            left.push((number, reason, ring));
+        }
+    }
+    flush();
+    locked(&mut |_, departures| {
+        departures.undrained.retain(|number| !drained.contains(number));
+        let left = left.drain(..).map(|(number, reason, ring)| (number, reason, Leaving::Quiet(ring)));
+        departures.leaving.extend(left);
+        is_over = departures.is_over();
+    });
+    is_over
+}
