@@ -2,7 +2,7 @@
 
 use crate::round::{Random, Round, count};
 use crate::support::DEADLINE;
-use crate::{BLOCK_BYTES, NAMESPACE_BLOCKS};
+use crate::{BLOCK_BYTES, NAMESPACE_BLOCKS, Weather};
 use slipring::ctrlr::SendErrorReason;
 use slipring::dma::DmaBuffer;
 use slipring::poller::{IoCompletion, QpairError, QpairOptions, QueuePair, SubmitReason};
@@ -89,8 +89,12 @@ impl<S: Scheme> Life<'_, S> {
             let (block, held, is_write) = in_flight.remove(&token).expect("in flight, and back once");
             let buffer = completion.data.expect("the data come back").into_buffer();
             blocks[block] = match completion.outcome {
-                Outcome::Completed(answer) => {
-                    assert!(answer.status().is_success(), "{}", answer.status());
+                Outcome::Completed(answer) if !answer.status().is_success() => {
+                    assert!(round.weather.has_faults(), "{}", answer.status());
+                    count(&round.counts.errors, 1);
+                    if is_write { Block::Unknown } else { held }
+                }
+                Outcome::Completed(_) => {
                     count(&round.counts.ios, 1);
                     if is_write {
                         Block::Written(*first_block << 32 | token)
@@ -117,7 +121,12 @@ impl<S: Scheme> Life<'_, S> {
                 true
             }
             Ok(_) => true,
-            Err(QpairError::Gone(None)) => {
+            // They come back when the device has stopped.
+            Err(QpairError::Protocol(_)) if self.round.weather == Weather::Failure => {
+                std::thread::yield_now();
+                true
+            }
+            Err(QpairError::Gone(_)) => {
                 assert!(self.round.is_over());
                 assert!(self.in_flight.is_empty(), "the error comes after the last request");
                 false

@@ -41,6 +41,11 @@ impl Ledger {
         ((id as usize) < IDS).then_some(id)
     }
 
+    /// How many were asked for.
+    pub fn ids(&self) -> u64 {
+        self.next.load(Ordering::Relaxed)
+    }
+
     pub fn mark(&self, id: u64, bits: u8) {
         self.messages[id as usize].fetch_or(bits, Ordering::Relaxed);
     }

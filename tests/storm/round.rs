@@ -1,7 +1,7 @@
 //! What the threads of one round share, and the dice.
 
-use crate::BLOCK_BYTES;
 use crate::ledger::{ACCEPTED, Ledger, RAN, REFUSED};
+use crate::{BLOCK_BYTES, Weather};
 use slipring::ctrlr::{Ctrlr, CtrlrState, Message, Producer, SendErrorReason};
 use slipring::ring::Scheme;
 use slipring::spec::command::Command;
@@ -29,6 +29,7 @@ impl Random {
 /// What the threads of one round share. `S` threads end when they are told to, or when they find the controller detached.
 pub struct Round<S: Scheme> {
     pub ctrlr: Ctrlr<S>,
+    pub weather: Weather,
     pub ledger: Arc<Ledger>,
     /// Everybody but the poller is to end.
     pub stop: AtomicBool,
@@ -53,6 +54,8 @@ pub struct Counts {
     pub given_back: AtomicU64,
     pub dropped_in_flight: AtomicU64,
     pub refused: AtomicU64,
+    /// Commands that the device answered with an error.
+    pub errors: AtomicU64,
 }
 
 pub fn count(counter: &AtomicU64, more: u64) {
@@ -64,9 +67,24 @@ impl<S: Scheme> Round<S> {
         !self.stop.load(Ordering::Relaxed)
     }
 
+    /// Whether the controller is not to be expected to work any more.
     pub fn is_over(&self) -> bool {
-        assert_ne!(self.ctrlr.state(), CtrlrState::Failed, "{:?}", self.ctrlr.failure());
-        matches!(self.ctrlr.state(), CtrlrState::Detaching | CtrlrState::Detached)
+        let state = self.ctrlr.state();
+        let may_fail = self.weather == Weather::Failure;
+        assert!(may_fail || state != CtrlrState::Failed, "{:?}", self.ctrlr.failure());
+        matches!(state, CtrlrState::Failed | CtrlrState::Detaching | CtrlrState::Detached)
+    }
+
+    /// Whether everybody has done a fair amount of work, or the controller has failed, after which nobody will.
+    pub fn has_had_enough(&self) -> bool {
+        let counts = &self.counts;
+        let has = |counter: &AtomicU64, least| counter.load(Ordering::Relaxed) >= least;
+        let all = has(&counts.registrations, 200)
+            && has(&counts.resets, 4)
+            && has(&counts.lives, 8)
+            && has(&counts.ios, 1000)
+            && self.ledger.ids() >= 2000;
+        if self.weather == Weather::Failure { self.ctrlr.state() == CtrlrState::Failed } else { all }
     }
 
     pub fn slot(&self, index: usize) -> Option<Producer<S>> {

@@ -27,6 +27,7 @@ pub fn poller_thread<S: Scheme>(round: &Round<S>, mut random: Random) {
                 Ok(0) => std::thread::yield_now(),
                 Ok(_) => {}
                 Err(PollError::Detached) => return,
+                Err(PollError::Failed(_)) if round.is_over() => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
             }
             if random.one_in(5000) {
@@ -159,7 +160,7 @@ pub fn resetter_thread<S: Scheme>(round: &Round<S>, mut random: Random) {
         std::thread::sleep(Duration::from_millis(random.below(40)));
         match round.ctrlr.reset().and_then(|reset| reset.wait(DEADLINE)) {
             Ok(()) => count(&round.counts.resets, 1),
-            Err(ResetError::Detached) => return,
+            Err(ResetError::Detached | ResetError::Failed(_)) if round.is_over() => return,
             Err(error) => panic!("{error}"),
         }
     }
