@@ -79,11 +79,11 @@ impl<S: Scheme> Round<S> {
     pub fn has_had_enough(&self) -> bool {
         let counts = &self.counts;
         let has = |counter: &AtomicU64, least| counter.load(Ordering::Relaxed) >= least;
-        let all = has(&counts.registrations, 200)
-            && has(&counts.resets, 4)
-            && has(&counts.lives, 8)
-            && has(&counts.ios, 1000)
-            && self.ledger.ids() >= 2000;
+        let all = has(&counts.registrations, 100)
+            && has(&counts.resets, 3)
+            && has(&counts.lives, 6)
+            && has(&counts.ios, 500)
+            && self.ledger.ids() >= 1000;
         if self.weather == Weather::Failure { self.ctrlr.state() == CtrlrState::Failed } else { all }
     }
 
