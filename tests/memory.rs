@@ -277,7 +277,7 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
 #[test]
 fn nothing_grows_over_registrations_under_a_poller_on_another_thread() {
     let _alone = alone();
-    under_a_poller::<LockFree>((registrations() / 100).max(10_000));
+    under_a_poller::<LockFree>(cycles_of("SLIPRING_CYCLES", 10_000));
     under_a_poller::<rivals::Spinlock>(30_000);
     under_a_poller::<rivals::SpinlockFlag>(30_000);
     under_a_poller::<rivals::RobustMutex>(30_000);

@@ -137,7 +137,7 @@ impl IoCompletion {
     }
 }
 
-/// Counters of one queue pair; plain fields of its owner.
+/// Counters of one queue pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QpairStatistics {
     /// Requests submitted.

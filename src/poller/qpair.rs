@@ -149,7 +149,9 @@ impl QueuePair {
 
     /// The counters.
     pub fn statistics(&self) -> QpairStatistics {
-        self.statistics
+        let QpairStatistics { submitted, aborted, .. } = self.statistics;
+        // What was answered is not counted as it comes: it is what is neither outstanding nor was given back, also when a batch ended in an error.
+        QpairStatistics { completed: submitted - aborted - self.outstanding() as u64, ..self.statistics }
     }
 
     /// Submits any I/O command; its completion carries `token`. The PRPs and the CID are filled in; the doorbell is rung by the next [`QueuePair::poll`] or
@@ -229,16 +231,10 @@ impl QueuePair {
         });
         drop(batch);
         drop(inside);
-        match processed {
-            Ok(count) => {
-                self.statistics.completed += count as u64;
-                Ok(count)
-            }
-            Err(error) => {
-                self.hub.fail(Failure::Protocol(error.to_string()));
-                Err(QpairError::Protocol(error.to_string()))
-            }
-        }
+        processed.map_err(|error| {
+            self.hub.fail(Failure::Protocol(error.to_string()));
+            QpairError::Protocol(error.to_string())
+        })
     }
 
     /// As [`QueuePair::poll`], into `places` from the start; returns how many were filled.

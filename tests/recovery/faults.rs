@@ -31,6 +31,9 @@ fn meets(fault: &str, seen: Seen, bound: Duration, state: CtrlrState, why: Optio
         Outcome::Aborted(aborted) => Seen::Aborted(aborted.reason),
     };
     assert_eq!(got, seen, "{fault}");
+    let (statistics, is_answered) = (qpair.statistics(), matches!(got, Seen::Status(_)));
+    let counted = (statistics.submitted, statistics.completed, statistics.aborted);
+    assert_eq!(counted, (1, u64::from(is_answered), u64::from(!is_answered)), "{fault}");
     assert!(took <= bound, "{fault}: {took:?}");
     world.run("settled", |world| {
         let _ = qpair.poll(8, |_| panic!("nothing is in flight"));

@@ -1,6 +1,7 @@
 //! Storms: everything at once, on real threads, under each scheme. Producers register, send and unregister under each other's hands; queue pairs come and go
 //! with I/O in flight; the controller is reset, its poller dropped and seated again, and in the end detached, in a calm or in the middle of it all;
-//! then it is attached again, and its device goes wrong in every way that the driver recovers from, and in the end in one that it does not. Every accepted message has exactly one outcome, every I/O comes back exactly once with its data right, and nobody is stuck.
+//! then it is attached again, and its device goes wrong in every way that the driver recovers from, and in the end in one that it does not. Every accepted
+//! message has exactly one outcome, every I/O comes back exactly once with its data right, and nobody is stuck.
 //!
 //! `ledger` keeps the books of messages, `round` is what the threads share, `threads` and `io` are the threads.
 #![allow(unreachable_pub, reason = "a test target exports nothing")]
@@ -73,7 +74,8 @@ impl Weather {
         if self == Self::Failure {
             let effects = ["remove", "registers=ones", "registers=zero", "wrong-cid", "wrong-sqhd"];
             let effect = effects[random.below(effects.len() as u64) as usize];
-            lines.push(format!("{effect} queue=io nth={}", 100 + random.below(400)));
+            // From then on, as the first may meet a queue pair that nobody looks at any more.
+            lines.push(format!("{effect} queue=io nth={}..", 100 + random.below(400)));
         }
         lines.join("\n").parse().expect("right descriptions")
     }
