@@ -75,6 +75,7 @@ impl<S: Scheme> Attach<S> {
         if core.poll_queues() != 0 {
             core.after_work();
         }
+        core.send_again(now);
         let hub = Arc::clone(core.hub());
         if hub.attention.look() & attention::FAIL != 0 {
             hub.attention.lower(attention::FAIL);

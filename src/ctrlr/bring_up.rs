@@ -14,13 +14,13 @@ use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, PairConfig};
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
-use crate::spec::feature::FeatureId;
+use crate::spec::feature::{FeatureId, HostBehaviorSupport};
 use crate::spec::identify::{Cns, IdentifyCtrlr};
 use crate::spec::registers::{self, ACQ, AQA, ASQ, Aqa, CRTO, Cap, Cc, Crto};
 use crate::spec::status::Status;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use zerocopy::FromBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// The page size that the driver prefers (CC.MPS of 0).
 const PREFERRED_PAGE_BYTES: usize = 4096;
@@ -38,6 +38,7 @@ enum Stage {
     Disabled,
     Ready,
     Identify,
+    HostBehavior,
     NumberOfQueues,
     ExternalCq,
     ExternalSq,
@@ -89,6 +90,7 @@ impl BringUp {
             Stage::Disabled => "CSTS.RDY = 0",
             Stage::Ready => "CSTS.RDY = 1",
             Stage::Identify => "the answer to Identify Controller",
+            Stage::HostBehavior => "the answer to Set Features (Host Behavior Support)",
             Stage::NumberOfQueues => "the answer to Set Features (Number of Queues)",
             Stage::ExternalCq => "the answer to Create I/O Completion Queue",
             Stage::ExternalSq => "the answer to Create I/O Submission Queue",
@@ -149,15 +151,17 @@ impl BringUp {
             Stage::Identify => {
                 refused("Identify Controller", status)?;
                 identified(core, data)?;
-                if is_admin_only(core) {
-                    self.enter_namespaces(core, now);
-                    return Ok(());
+                if has_retry_delays(core) {
+                    self.enter(Stage::HostBehavior, now, timeout);
+                    return ask_for_retry_delays(core);
                 }
-                self.enter(Stage::NumberOfQueues, now, timeout);
-                // 0-based counts, submission queues low and completion queues high; asked once, before any is created.
-                let wanted_z = u32::from(core.hub.options.io_queues - 1);
-                let cdw11 = wanted_z | wanted_z << 16;
-                ask(core, Command::set_features(FeatureId::NUMBER_OF_QUEUES, false, 0, cdw11), false)
+                self.enter_queues(core, now)
+            }
+            Stage::HostBehavior => {
+                if !status.is_success() {
+                    tracing::warn!(%status, "the controller will not say when to send a command again: at once, then");
+                }
+                self.enter_queues(core, now)
             }
             Stage::NumberOfQueues => {
                 refused("Set Features (Number of Queues)", status)?;
@@ -183,6 +187,19 @@ impl BringUp {
             }
             _ => Ok(()),
         }
+    }
+
+    fn enter_queues(&mut self, core: &mut Core, now: Instant) -> Result<(), Failure> {
+        if is_admin_only(core) {
+            self.enter_namespaces(core, now);
+            return Ok(());
+        }
+        let timeout = core.hub.options.admin_timeout;
+        self.enter(Stage::NumberOfQueues, now, timeout);
+        // 0-based counts, submission queues low and completion queues high; asked once, before any is created.
+        let wanted_z = u32::from(core.hub.options.io_queues - 1);
+        let cdw11 = wanted_z | wanted_z << 16;
+        ask(core, Command::set_features(FeatureId::NUMBER_OF_QUEUES, false, 0, cdw11), false)
     }
 
     fn enter_namespaces(&mut self, core: &mut Core, now: Instant) {
@@ -217,14 +234,29 @@ fn refused(what: &'static str, status: Status) -> Result<(), Failure> {
     if status.is_success() { Ok(()) } else { Err(Failure::Refused { what, status }) }
 }
 
-/// Submits a command of the bring-up, with the scratch buffer where it reads data.
-fn ask(core: &mut Core, command: Command, reads: bool) -> Result<(), Failure> {
-    let data = if reads { core.scratch.take().map(DmaSlice::from) } else { None };
+/// Submits a command of the bring-up, with the scratch buffer where it has data.
+fn ask(core: &mut Core, command: Command, has_data: bool) -> Result<(), Failure> {
+    let data = if has_data { core.scratch.take().map(DmaSlice::from) } else { None };
     if core.start_driver(Purpose::BringUp, command, data) {
         Ok(())
     } else {
         Err(Failure::Host("the admin queue has no room for the driver's own commands".into()))
     }
+}
+
+/// Whether commands are sent again, and the controller has times to say when (CRDT1 to CRDT3).
+fn has_retry_delays(core: &Core) -> bool {
+    let has_any = |identity: &IdentifyCtrlr| identity.crdt1 | identity.crdt2 | identity.crdt3 != 0;
+    core.hub.options.retries != 0 && core.hub.identity.load().as_deref().is_some_and(has_any)
+}
+
+/// Tells the controller that its Command Retry Delays are heeded (ACRE): before that it may not give any (NVMe Base 2.0, 5.27.1.18).
+fn ask_for_retry_delays(core: &mut Core) -> Result<(), Failure> {
+    let behavior = HostBehaviorSupport { acre: 1, ..HostBehaviorSupport::default() };
+    if let Some(scratch) = &core.scratch {
+        scratch.write_at(0, behavior.as_bytes());
+    }
+    ask(core, Command::set_features(FeatureId::HOST_BEHAVIOR_SUPPORT, false, 0, 0), true)
 }
 
 fn ask_cq(core: &mut Core, entries: u32) -> Result<(), Failure> {

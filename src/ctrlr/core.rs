@@ -4,7 +4,7 @@
 //! it is driven through, each in its own file; nothing here waits.
 #![forbid(unsafe_code)]
 
-use super::bring_up::{BringUp, EXTERNAL_QID};
+use super::bring_up::BringUp;
 use super::connect::QpairSlot;
 use super::events::Events;
 use super::hub::{Hub, attention};
@@ -14,6 +14,8 @@ use super::options::{ControllerEvent, EventAnswer};
 use super::passthru;
 use super::recovery::Recovery;
 use super::rescan::Rescan;
+use super::resubmission::{Finished, Retries, failed};
+use super::retry::Kept;
 use super::state::Failure;
 use super::takedown::Takedown;
 use super::turn::Turn;
@@ -21,13 +23,14 @@ use crate::dma::{DmaBuffer, DmaSlice};
 use crate::queue::{Pair, QueueError, RejectReason};
 use crate::ring::inside::{InsidePoll, contain_panic};
 use crate::ring::place::Taken;
-use crate::ring::{AbortReason, Aborted, MailboxId, Outbox, Outcome};
+use crate::ring::{AbortReason, Aborted, Outbox, Outcome};
 use crate::spec::command::{AdminOpcode, Command};
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The most messages taken from the ring per poll, so that no burst of them holds up I/O: SPDK's number.
@@ -72,9 +75,9 @@ impl Purpose {
 
 /// A message on its way to a queue, or held until there is room in it and no reset is in progress.
 pub(super) struct Held {
-    is_admin: bool,
-    command: Command,
-    data: Option<DmaSlice>,
+    pub(super) is_admin: bool,
+    pub(super) command: Command,
+    pub(super) data: Option<DmaSlice>,
     pub(super) responder: Responder,
 }
 
@@ -96,8 +99,10 @@ pub(crate) struct Core {
     pub(super) phase: Phase,
     /// Messages that wait for room in their queue, or for the end of a reset; while there are any, none is taken from the ring.
     pub(super) held: VecDeque<Held>,
-    /// Completions of the driver's own commands, between the queue and their handling. Empty between polls.
-    finished: Vec<(Purpose, Completion, Option<DmaSlice>)>,
+    /// Completions of the driver's own commands, and errors that may be tried again. Empty between polls.
+    pub(super) finished: Vec<Finished>,
+    /// Commands that are sent again; `None` when none are.
+    pub(super) retries: Option<Box<Retries>>,
     /// Outcomes of closures and commands, between their end and that of the poll.
     outbox: Outbox<Reply>,
     pub(super) events: Events,
@@ -136,6 +141,7 @@ impl Core {
             due_at: now,
             recovery: Recovery::new(&hub.options.timeouts, now),
             keep_alive: KeepAlive::new(hub.options.keep_alive_timeout, now),
+            retries: Retries::new(&hub.options, &admin),
             hub,
             admin,
             external: None,
@@ -231,7 +237,7 @@ impl Core {
             }
             Message::Abort { mailbox, token } => self.abort_message(mailbox, token, responder),
             Message::TimedOut { mailbox, token } => {
-                let is_ending = self.abort_held(mailbox, token) || self.message_timed_out(mailbox, token);
+                let is_ending = self.end_early(mailbox, token) || self.message_timed_out(mailbox, token);
                 responder.deliver(Outcome::Completed(Reply::Called(is_ending.into())));
             }
             Message::Rescan => {
@@ -268,43 +274,10 @@ impl Core {
         self.outbox.deliver(responder, Outcome::Aborted(aborted));
     }
 
-    fn start_message(&mut self, message: Held) {
+    pub(super) fn start_message(&mut self, message: Held) {
         if let Some(message) = self.try_start(message) {
             self.held.push_back(message);
         }
-    }
-
-    /// Aborts the message that answers to `mailbox` under `token`, as far as that can be done. An Abort is never held: by the time there is room for it, its
-    /// command identifier may be another command's.
-    #[cold]
-    fn abort_message(&mut self, mailbox: MailboxId, token: u64, responder: Responder) {
-        if self.abort_held(mailbox, token) {
-            return responder.deliver(Outcome::Completed(Reply::Called(1)));
-        }
-        let external = self.external.as_ref();
-        let of_external = external.and_then(|pair| pair.find_cid(|theirs| theirs.is_of(mailbox, token)));
-        let is_it = |owner: &Owner| matches!(owner, Owner::Message(theirs) | Owner::Abort(theirs) if theirs.is_of(mailbox, token));
-        let found = of_external
-            .map(|cid| (EXTERNAL_QID, cid))
-            .or_else(|| self.admin.find_cid(is_it).map(|cid| (0, cid)));
-        let can_ask =
-            matches!(self.phase, Phase::Running) && self.has_room_beside_driver() && !self.admin.is_full();
-        match found.filter(|_| can_ask) {
-            Some((sqid, cid)) => {
-                let command = Command::abort(sqid, cid);
-                self.start_message(Held { is_admin: true, command, data: None, responder });
-            }
-            None => responder.deliver(Outcome::Completed(Reply::Called(0))),
-        }
-    }
-
-    /// Aborts a message that has not reached the device; false if it is not among those.
-    #[cold]
-    fn abort_held(&mut self, mailbox: MailboxId, token: u64) -> bool {
-        let at = self.held.iter().position(|held| held.responder.is_of(mailbox, token));
-        let Some(held) = at.and_then(|at| self.held.remove(at)) else { return false };
-        held.responder.deliver(Outcome::Aborted(Aborted::unexecuted(AbortReason::Requested)));
-        true
     }
 
     /// Submits a message's command, or answers that it cannot be. Gives it back when it has to wait: for room, or, during a reset, until the queues exist
@@ -314,14 +287,14 @@ impl Core {
             return Some(message);
         }
         let Held { is_admin, command, data, responder } = message;
-        let rejected = if is_admin {
+        let submitted = if is_admin {
             let is_abort = command.opcode == AdminOpcode::ABORT.0;
             let owner = if is_abort { Owner::Abort(responder) } else { Owner::Message(responder) };
             let result = self.admin.submit(command, data, owner);
             if is_abort && result.is_ok() {
                 self.recovery.abort_sent();
             }
-            result.err().map(|rejected| {
+            result.map_err(|rejected| {
                 let (Owner::Message(responder) | Owner::Abort(responder)) = rejected.request else {
                     unreachable!("submitted as a message just now");
                 };
@@ -329,20 +302,20 @@ impl Core {
             })
         } else if let Some(external) = &mut self.external {
             let result = external.submit(command, data, responder);
-            result.err().map(|rejected| (rejected.reason, rejected.data, rejected.request))
+            result.map_err(|rejected| (rejected.reason, rejected.data, rejected.request))
         } else {
             refuse(responder, Refusal::NoIoQueue, data);
             return None;
         };
-        match rejected {
-            None => {}
-            Some((RejectReason::QueueFull, data, responder)) => {
+        match submitted {
+            Ok(cid) => self.keep(is_admin, cid, Kept::new(command)),
+            Err((RejectReason::QueueFull, data, responder)) => {
                 return Some(Held { is_admin, command, data, responder });
             }
-            Some((RejectReason::TooLarge { limit, .. }, data, responder)) => {
+            Err((RejectReason::TooLarge { limit, .. }, data, responder)) => {
                 refuse(responder, Refusal::TooLarge { limit_bytes: limit }, data);
             }
-            Some((_, data, responder)) => refuse(responder, Refusal::BadData, data),
+            Err((_, data, responder)) => refuse(responder, Refusal::BadData, data),
         }
         None
     }
@@ -363,11 +336,12 @@ impl Core {
         let share = self.events.entries_needed()
             + usize::from(self.rescan.is_none())
             + self.keep_alive.entries_needed();
-        self.admin.capacity() - self.admin.outstanding() > share
+        let waiting = self.retries.as_ref().map_or(0, |retries| retries.waiting_admin());
+        self.admin.capacity().saturating_sub(self.admin.outstanding() + waiting) > share
     }
 
     /// Whether there is room for an admin message. Queue pairs that wait for theirs come first, or a steady stream of messages would keep them out.
-    fn has_room_beside_driver(&self) -> bool {
+    pub(super) fn has_room_beside_driver(&self) -> bool {
         self.hub.attention.bits() & attention::QPAIR == 0 && self.has_spare_entry()
     }
 
@@ -380,7 +354,8 @@ impl Core {
         data: Option<DmaSlice>,
     ) -> bool {
         match self.admin.submit(command, data, Owner::Driver(purpose)) {
-            Ok(_) => {
+            Ok(cid) => {
+                self.keep(true, cid, Kept::new(command));
                 self.queue_commands += u32::from(purpose.is_about_queues());
                 true
             }
@@ -419,19 +394,27 @@ impl Core {
     pub(super) fn try_poll_queues(&mut self) -> Result<usize, QueueError> {
         let mut completed = 0;
         let (outbox, finished, recovery) = (&mut self.outbox, &mut self.finished, &mut self.recovery);
+        let retries = self.retries.as_deref();
         if let Some(external) = &mut self.external {
             let count = external.process(COMPLETIONS_PER_POLL, |responder, data, completion| {
-                outbox.deliver(responder, outcome_of(completion, data));
+                if completion.status().is_success() {
+                    outbox.deliver(responder, answer_of(completion, data));
+                } else {
+                    failed(outbox, finished, retries, Owner::Message(responder), false, completion, data);
+                }
             })?;
             completed += count;
         }
         let count = self.admin.process(COMPLETIONS_PER_POLL, |owner, data, completion| match owner {
-            Owner::Message(responder) => outbox.deliver(responder, outcome_of(completion, data)),
             Owner::Abort(responder) => {
                 recovery.abort_ended();
                 outbox.deliver(responder, outcome_of(completion, data));
             }
-            Owner::Driver(purpose) => finished.push((purpose, completion, data)),
+            owner if !completion.status().is_success() => {
+                failed(outbox, finished, retries, owner, true, completion, data);
+            }
+            Owner::Message(responder) => outbox.deliver(responder, answer_of(completion, data)),
+            Owner::Driver(purpose) => finished.push(Finished::Driver(purpose, completion, data)),
         })?;
         if count != 0 {
             // What follows the driver's own commands may answer anybody.
@@ -445,8 +428,11 @@ impl Core {
         self.deliver_outcomes();
         if !self.finished.is_empty() {
             let mut finished = std::mem::take(&mut self.finished);
-            for (purpose, completion, data) in finished.drain(..) {
-                self.finish(purpose, completion, data);
+            for finished in finished.drain(..) {
+                match finished {
+                    Finished::Driver(purpose, completion, data) => self.finish(purpose, completion, data),
+                    Finished::Failed(failed) => self.retry_or_finish(failed),
+                }
             }
             self.finished = finished;
         }
@@ -474,7 +460,7 @@ impl Core {
         }
     }
 
-    fn finish(&mut self, purpose: Purpose, completion: Completion, data: Option<DmaSlice>) {
+    pub(super) fn finish(&mut self, purpose: Purpose, completion: Completion, data: Option<DmaSlice>) {
         match purpose {
             Purpose::BringUp => {
                 let data = data.map(DmaSlice::into_buffer);
@@ -512,16 +498,26 @@ impl Core {
     #[cold]
     pub(crate) fn look_at_time(&mut self, now: Instant) -> bool {
         self.hub.reader.polled(now.saturating_duration_since(self.hub.epoch));
+        // Relaxed: published by the Release of each tap; a queue pair that reads it without one wants to know no more than the time.
+        self.hub.clock_ms.store(self.recovery.clock_ms(now), Ordering::Relaxed);
         self.look_for_late(now);
         self.keep_alive(now);
+        self.send_again(now);
         self.due_at = self.watch_at.min(now + NOTE_PERIOD);
         now >= self.watch_at && self.watch(now)
     }
 
-    /// How long until the next look at the controller's health, or for late commands, or the next Keep Alive.
+    /// Has the next question whether anything timed is due answered by yes.
+    pub(super) fn look_at_time_soon(&mut self) {
+        self.due_at = self.recovery.epoch();
+    }
+
+    /// How long until the next look at the controller's health, for late commands, the next Keep Alive, or the next try of a command.
     pub(crate) fn due_in(&self, now: Instant) -> Duration {
         let looks = self.watch_at.min(self.recovery.look_at());
-        self.keep_alive.due().map_or(looks, |due| due.min(looks)).saturating_duration_since(now)
+        let retry = self.retries.as_ref().and_then(|retries| retries.due());
+        let due = [self.keep_alive.due(), retry].into_iter().flatten().fold(looks, Instant::min);
+        due.saturating_duration_since(now)
     }
 
     /// Looks whether the controller is still there and well. True when the system wants the device back and nobody objects.
@@ -559,11 +555,17 @@ fn refuse(responder: Responder, why: Refusal, data: Option<DmaSlice>) {
 }
 
 /// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.
-fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
-    let status = completion.status();
-    if status.without_dnr() == Status::ABORTED_SQ_DELETION {
+pub(super) fn outcome_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
+    if completion.status().without_dnr() == Status::ABORTED_SQ_DELETION {
         return Outcome::Aborted(Aborted::maybe_executed(AbortReason::Detached));
     }
+    answer_of(completion, data)
+}
+
+/// The device's own answer.
+#[inline]
+fn answer_of(completion: Completion, data: Option<DmaSlice>) -> Outcome<Reply> {
+    let status = completion.status();
     let result = u64::from(completion.dw0) | u64::from(completion.dw1) << 32;
     Outcome::Completed(Reply::Command { status, result, data: data.map(Box::new) })
 }

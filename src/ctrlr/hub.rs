@@ -92,7 +92,7 @@ pub(crate) struct Hub {
     pub(crate) resets: AtomicU32,
     /// What the time of the last poll is counted from.
     pub(crate) epoch: Instant,
-    /// Milliseconds since the attach began, as of the last tap on the queue pairs' slots; wraps. Written by whoever owns the core.
+    /// Milliseconds since the attach began, as of the poller's last look at the time; wraps. Written by whoever owns the core.
     pub(crate) clock_ms: AtomicU32,
     /// What queue pairs' owners ask of whoever owns the core; announced by [`attention::PLEA`].
     pub(crate) pleas: SegQueue<Plea>,

@@ -38,7 +38,7 @@ pub enum Message {
     Connect(ConnectRequest),
     /// Aborts a message that was sent before to a mailbox ([`crate::ring::Mailbox::id`]) under this token, and is still under way. Its own outcome says
     /// what became of it, and when its buffer is free. This one's answer: [`Reply::Command`] as the controller answered the Abort command (which may
-    /// well be that it did nothing); [`Reply::Called`] with 1 if the message had not reached the device and never will, with 0 if it is not under way, or
+    /// well be that it did nothing); [`Reply::Called`] with 1 if the message had not reached the device and never will (or failed there, and will not be sent again), with 0 if it is not under way, or
     /// there is no room for an Abort now.
     Abort {
         /// The mailbox that the message answers to.

@@ -8,6 +8,8 @@
 //! | [`core`], [`turn`] | what one thread at a time may touch, and executes messages |
 //! | [`phases`] | what the core is in the middle of, and how it gets on |
 //! | [`recovery`], [`watchdog`] | commands that take too long, and controllers that break |
+//! | [`aborts`] | messages that are taken back by message |
+//! | [`retry`], [`resubmission`] | commands that are sent again |
 //! | [`bring_up`], [`takedown`], [`rescan`], [`events`], [`connect`] | what the core is driven through, in steps that never wait |
 //! | [`wait`] | how long each of these steps is waited for |
 //! | [`subscription`] | asynchronous events for everybody who wants them |
@@ -18,6 +20,7 @@
 //! A poller is made from a controller; a controller does not know that pollers exist, only that its core is in the seat or is not.
 #![forbid(unsafe_code)]
 
+mod aborts;
 pub mod admin;
 mod attach;
 mod bring_up;
@@ -40,6 +43,8 @@ mod recovery;
 mod registers;
 mod rescan;
 mod reset;
+mod resubmission;
+mod retry;
 mod seat;
 mod state;
 mod statistics;
@@ -74,8 +79,9 @@ pub(crate) use hub::{Hub, attention};
 pub(crate) use message::{Envelope, Responder};
 pub(crate) use qpair_slot::{QueueMemory, SlotState};
 pub(crate) use recovery::{Plea, verdict};
+pub(crate) use retry::{Keeper, Kept, Policy};
 pub(crate) use seat::Seated;
-pub(crate) use watchdog::Watchdog;
+pub(crate) use watchdog::{Late, Watchdog};
 
 use crate::dma::{DmaBuffer, DmaError};
 use crate::ring::{LockFree, Scheme};

@@ -159,6 +159,10 @@ pub struct CtrlrOptions {
     /// the controller fatal, and has it reset. Refused where the controller has none. `None`, the default, suits PCIe, where it is the bus that tells a
     /// controller that its host has gone, and a host that was only asleep would cost a reset.
     pub keep_alive_timeout: Option<Duration>,
+    /// How often a command that fails with a status that leaves hope (DNR is 0) is sent again before its owner sees that status: 0 to 255. Each try waits as
+    /// long as the controller asks (CRD), and none begins past the command's time limit ([`Timeouts`]); those whose end was wanted, and those that were late, are
+    /// not sent again. For messages, requests of queue pairs and the driver's own commands.
+    pub retries: u8,
     /// Told what happens to the controller, on the polling thread, where it must not wait; its answer decides what follows. Without one, a
     /// controller that is asked back is detached.
     pub on_event: Option<OnEvent>,
@@ -170,7 +174,7 @@ pub struct CtrlrOptions {
 
 impl Default for CtrlrOptions {
     /// A ring of 1,024 slots, 32 admin entries, 64 external entries, up to 64 I/O queue pairs, transfers of 1 MiB, 30 s for an admin command, a look at
-    /// CSTS each 100 ms, no keep-alive.
+    /// CSTS each 100 ms, no keep-alive, no retries.
     fn default() -> Self {
         Self {
             ring_slots: 1024,
@@ -183,6 +187,7 @@ impl Default for CtrlrOptions {
             interrupts: false,
             timeouts: Timeouts::default(),
             keep_alive_timeout: None,
+            retries: 0,
             on_event: None,
             removal_timeout: Duration::from_secs(10),
             dma: DmaOptions::default(),

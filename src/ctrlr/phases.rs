@@ -53,6 +53,7 @@ impl Core {
         self.hub.attention.raise(attention::BUSY);
         let takedown = Takedown::start(self, why, now);
         self.phase = Phase::TakingDown(takedown);
+        self.give_up_retries();
     }
 
     /// Drives what is in progress one step on. True when nothing is (any more).
@@ -166,14 +167,19 @@ impl Core {
     /// The device can write to no memory any more: everything in flight gets its outcome.
     fn device_stopped(&mut self, reason: AbortReason) {
         let aborted = Outcome::Aborted(Aborted::maybe_executed(reason));
+        let failed = self.take_failed();
         let (scratch, events) = (&mut self.scratch, &mut self.events);
-        self.admin.abort_all(|owner, data| match owner {
+        let mut abort = |owner, data: Option<DmaSlice>| match owner {
             Owner::Message(responder) | Owner::Abort(responder) => responder.deliver(copy_of(&aborted)),
             Owner::Driver(Purpose::EventLog) => {
                 data.map(DmaSlice::into_buffer).into_iter().for_each(|buffer| events.put_back(buffer));
             }
             Owner::Driver(_) => *scratch = scratch.take().or(data.map(DmaSlice::into_buffer)),
-        });
+        };
+        for failed in failed {
+            abort(failed.owner, failed.data);
+        }
+        self.admin.abort_all(abort);
         self.admin.reset();
         if let Some(mut external) = self.external.take() {
             external.abort_all(|responder, _| responder.deliver(copy_of(&aborted)));

@@ -19,7 +19,6 @@ use crate::ring::MailboxId;
 use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The most Aborts at a time, and fewer where the controller takes fewer (ACL).
@@ -98,6 +97,21 @@ impl Recovery {
         self.aborting = self.aborting.saturating_sub(1);
     }
 
+    /// What times are counted from.
+    pub(super) fn epoch(&self) -> Instant {
+        self.epoch
+    }
+
+    /// The milliseconds since then; they wrap.
+    pub(super) fn clock_ms(&self, now: Instant) -> u32 {
+        now.saturating_duration_since(self.epoch).as_millis() as u32
+    }
+
+    /// The watchdog of the admin queue pair, or of the external one.
+    pub(super) fn watchdog(&self, is_admin: bool) -> &Watchdog {
+        if is_admin { &self.admin } else { &self.external }
+    }
+
     pub(super) fn look_at(&self) -> Instant {
         self.look_at
     }
@@ -112,9 +126,7 @@ impl Core {
         let hub = std::sync::Arc::clone(&self.hub);
         let timeouts = &hub.options.timeouts;
         self.recovery.look_at = now + timeouts.period();
-        let clock_ms = now.saturating_duration_since(self.recovery.epoch).as_millis() as u32;
-        // Relaxed: published by the Release of each tap.
-        hub.clock_ms.store(clock_ms, Ordering::Relaxed);
+        let clock_ms = self.recovery.clock_ms(now);
         hub.slots().iter().for_each(|slot| slot.tap());
         let keep_alive = self.keep_alive.interval();
         let of_admin = |opcode, owner: &Owner| match owner {
@@ -125,11 +137,21 @@ impl Core {
             Owner::Driver(Purpose::KeepAlive) => Some(hub.options.admin_timeout.min(keep_alive)),
             Owner::Driver(_) => Some(hub.options.admin_timeout),
         };
+        if let Some(retries) = &mut self.retries {
+            retries.keep_times(&mut self.admin, self.external.as_mut());
+        }
         let admin = self.recovery.admin.look(&mut self.admin, clock_ms, of_admin, timeouts.abort);
         let external = self.external.as_mut().map(|external| {
             let of_io = |_, _: &_| Some(timeouts.io);
             self.recovery.external.look(external, clock_ms, of_io, timeouts.abort)
         });
+        if let Some(retries) = &mut self.retries {
+            retries.keep_times(&mut self.admin, self.external.as_mut());
+            retries.see_waiting(&self.recovery);
+            let external = external.iter().flatten();
+            let late = admin.iter().map(|late| (true, late)).chain(external.map(|late| (false, late)));
+            late.for_each(|(is_admin, late)| retries.forbid(is_admin, late.cid));
+        }
         if !matches!(self.phase, Phase::Running) {
             return;
         }
@@ -175,6 +197,9 @@ impl Core {
             Some((super::bring_up::EXTERNAL_QID, late))
         });
         let Some((qid, late)) = found.filter(|_| matches!(self.phase, Phase::Running)) else { return false };
+        if let Some(retries) = &mut self.retries {
+            retries.forbid(qid == 0, late.cid);
+        }
         // If its Abort was asked for, or a reset, its time by the driver was over as well. Resets are counted by the minute: the time of the next look is exact enough.
         let is_resetting = self.hub.attention.bits() & attention::RESET != 0;
         let is_ending =

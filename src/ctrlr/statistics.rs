@@ -31,6 +31,7 @@ pub(crate) struct Cells {
     pub(crate) messages: Counter,
     pub(crate) completions: Counter,
     pub(crate) events: Counter,
+    pub(crate) retries: Counter,
 }
 
 impl std::ops::Deref for Statistics {
@@ -50,6 +51,8 @@ pub struct CtrlrStatistics {
     pub completions: u64,
     /// Asynchronous events reported by the controller.
     pub events: u64,
+    /// Times that a command of these queue pairs was sent again.
+    pub retries: u64,
     /// Resets that are over.
     pub resets: u32,
 }
@@ -60,6 +63,7 @@ impl super::hub::Hub {
             messages: self.statistics.messages.get(),
             completions: self.statistics.completions.get(),
             events: self.statistics.events.get(),
+            retries: self.statistics.retries.get(),
             resets: self.resets_done(),
         }
     }

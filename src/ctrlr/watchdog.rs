@@ -119,6 +119,17 @@ impl Watchdog {
         });
     }
 
+    /// Its time as of its last look, in its own milliseconds.
+    pub(crate) fn time(&self) -> u32 {
+        self.time & TIME_MASK
+    }
+
+    /// How long ago `begun` was, a time that it gave a command; none if it has not given it any yet.
+    pub(crate) fn waited(&self, begun: Option<u32>) -> Duration {
+        let waited = begun.map_or(0, |begun| self.time.wrapping_sub(begun) & TIME_MASK);
+        Duration::from_millis(waited.into())
+    }
+
     /// The Abort of a late command was asked for.
     pub(crate) fn abort_asked(&mut self, cid: u16) {
         self.asked.push((cid, self.time));

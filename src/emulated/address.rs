@@ -12,6 +12,7 @@
 //! | `mqes=256` | entries of the largest queue | 1024 |
 //! | `dstrd=0` | doorbells are `4 << dstrd` bytes apart | 3 |
 //! | `kas=10` | keep-alive granularity in units of 100 ms; 0 is a controller without keep-alive | 0 |
+//! | `crdt=1/10/50` | command retry delay times 1 to 3, in units of 100 ms; `crdt=1` sets the first only | 0/0/0 |
 //! | `latency_us=80` | each I/O command takes so long at least | 0 |
 //! | `admin_latency_us=80` | each admin command takes so long at least | 0 |
 //! | `faults=FILE` | what goes wrong: a text file with one fault a line, see `docs/FAULTS.md`; the path has no comma | nothing |
@@ -34,7 +35,7 @@ pub const SCHEME: &str = "emulated";
 /// The longest file of faults, in bytes.
 const FAULTS_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "size",
     "lba",
     "namespaces",
@@ -45,6 +46,7 @@ const KEYS: [&str; 14] = [
     "mqes",
     "dstrd",
     "kas",
+    "crdt",
     "latency_us",
     "admin_latency_us",
     "faults",
@@ -121,6 +123,7 @@ impl Parsed {
             "mqes" => config.mqes = number(key, value)?,
             "dstrd" => config.dstrd = number(key, value)?,
             "kas" => config.kas = number(key, value)?,
+            "crdt" => config.crdt = delays(key, value)?,
             "latency_us" => config.latencies.push(latency(QueueKind::Io, number(key, value)?)),
             "admin_latency_us" => config.latencies.push(latency(QueueKind::Admin, number(key, value)?)),
             "faults" => config.faults = read_faults(Path::new(value))?,
@@ -181,6 +184,16 @@ fn wrong_value(key: &'static str, value: impl Display, expected: impl Into<Strin
 fn number<T: FromStr>(key: &'static str, value: &str) -> Result<T, ConfigError> {
     let bits = 8 * size_of::<T>();
     value.parse().map_err(|_| wrong_value(key, value, format!("a whole number below 2^{bits}")))
+}
+
+/// One to three numbers with slashes between them.
+fn delays(key: &'static str, value: &str) -> Result<[u16; 3], ConfigError> {
+    let wrong = || wrong_value(key, value, "one to three whole numbers below 2^16, such as 1/10/50");
+    let mut delays = [0; 3];
+    for (index, text) in value.split('/').enumerate() {
+        *delays.get_mut(index).ok_or_else(wrong)? = text.parse().map_err(|_| wrong())?;
+    }
+    Ok(delays)
 }
 
 fn parse_size(key: &'static str, value: &str) -> Result<u64, ConfigError> {

@@ -108,6 +108,8 @@ pub struct Config {
     pub aborts: u16,
     /// Keep alive granularity in units of 100 ms (Identify's KAS); 0 is a controller without keep-alive.
     pub kas: u16,
+    /// Command retry delay times in units of 100 ms (Identify's CRDT1 to CRDT3), which statuses with CRD 1 to 3 mean; given to hosts that heed them only (ACRE).
+    pub crdt: [u16; 3],
     /// Interrupt vectors, 0 to 2,048.
     pub interrupts: u16,
     /// Number of valid NSIDs (Identify's NN), at least as many as there are namespaces; those beyond are not allocated.
@@ -146,6 +148,7 @@ impl Default for Config {
             async_events: 4,
             aborts: 4,
             kas: 0,
+            crdt: [0; 3],
             interrupts: 65,
             nn: 256,
             latencies: Vec::new(),

@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use zerocopy::IntoBytes;
+
 use super::config::Config;
 use super::device::{Device, Reply};
 use super::events::Event;
+use super::prp::Cursor;
 use crate::spec::command::{BROADCAST_NSID, Command};
-use crate::spec::feature::FeatureId;
+use crate::spec::feature::{FeatureId, HostBehaviorSupport};
 use crate::spec::status::Status;
 
 /// Over-temperature threshold at the start, in kelvins; also Identify's warning threshold.
@@ -29,6 +32,8 @@ pub(super) struct Features {
     saved: BTreeMap<Key, u32>,
     /// The driver said how many queues it wants, since the last reset.
     pub(super) queues_set: bool,
+    /// What the host has learned since NVMe 1.0, as it said since the last reset: ACRE, ETDAS, LBAFEE.
+    host_behavior: [u8; 3],
     /// Queue pairs that may be created.
     pub(super) queues: u16,
 }
@@ -36,13 +41,19 @@ pub(super) struct Features {
 impl Features {
     pub(super) fn new(config: &Config) -> Self {
         let (current, saved) = (BTreeMap::new(), BTreeMap::new());
-        Self { current, saved, queues_set: false, queues: config.io_queues }
+        Self { current, saved, queues_set: false, host_behavior: [0; 3], queues: config.io_queues }
     }
 
     /// A controller reset: saved values are current again.
     pub(super) fn reset(&mut self) {
         self.current.clone_from(&self.saved);
         self.queues_set = false;
+        self.host_behavior = [0; 3];
+    }
+
+    /// The host heeds Command Retry Delays (ACRE).
+    pub(super) fn heeds_retry_delays(&self) -> bool {
+        self.host_behavior[0] == 1
     }
 
     fn default_of((id, sub): Key) -> u32 {
@@ -95,7 +106,8 @@ fn capabilities(id: FeatureId) -> Option<u32> {
         FeatureId::POWER_MANAGEMENT
         | FeatureId::NUMBER_OF_QUEUES
         | FeatureId::COMMAND_SET_PROFILE
-        | FeatureId::KEEP_ALIVE_TIMER => Some(CHANGEABLE),
+        | FeatureId::KEEP_ALIVE_TIMER
+        | FeatureId::HOST_BEHAVIOR_SUPPORT => Some(CHANGEABLE),
         _ => None,
     }
 }
@@ -145,6 +157,10 @@ impl Device {
         }
         let key = self.feature_key(id, command)?;
         match (id, select) {
+            (FeatureId::HOST_BEHAVIOR_SUPPORT, 0..=2) => {
+                let now = if select == 0 { self.features.host_behavior } else { [0; 3] };
+                self.get_host_behavior(command, now)
+            }
             (FeatureId::NUMBER_OF_QUEUES, 0..=2) => Ok(self.queues_dw0()),
             (_, 0) => Ok(self.features.current(key)),
             (_, 1) => Ok(Features::default_of(key)),
@@ -173,6 +189,9 @@ impl Device {
         if id == FeatureId::KEEP_ALIVE_TIMER {
             value = self.set_keep_alive_timer(value);
         }
+        if id == FeatureId::HOST_BEHAVIOR_SUPPORT {
+            return self.set_host_behavior(command);
+        }
         if id == FeatureId::NUMBER_OF_QUEUES {
             return self.set_queues(value);
         }
@@ -191,6 +210,26 @@ impl Device {
             self.namespaces.iter().try_for_each(super::namespace::Namespace::flush)?;
         }
         self.judge_health();
+        Ok(0)
+    }
+
+    fn get_host_behavior(&mut self, command: &Command, behavior: [u8; 3]) -> Reply {
+        let [acre, etdas, lbafee] = behavior;
+        let data = HostBehaviorSupport { acre, etdas, lbafee, ..HostBehaviorSupport::default() };
+        self.memory.describe(command, size_of::<HostBehaviorSupport>())?;
+        self.memory.to_host(&mut Cursor::default(), data.as_bytes());
+        Ok(0)
+    }
+
+    fn set_host_behavior(&mut self, command: &Command) -> Reply {
+        let mut data = HostBehaviorSupport::default();
+        self.memory.describe(command, size_of::<HostBehaviorSupport>())?;
+        self.memory.fill_from_host(&mut Cursor::default(), data.as_mut_bytes());
+        let behavior = [data.acre, data.etdas, data.lbafee];
+        if behavior.iter().any(|&byte| byte > 1) {
+            return Err(Status::INVALID_FIELD.with_dnr());
+        }
+        self.features.host_behavior = behavior;
         Ok(0)
     }
 

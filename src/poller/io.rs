@@ -148,4 +148,6 @@ pub struct QpairStatistics {
     pub aborted: u64,
     /// Times that it was connected again after a reset.
     pub reconnects: u64,
+    /// Times that a request was sent again after it failed (see [`crate::ctrlr::CtrlrOptions::retries`]).
+    pub retries: u64,
 }

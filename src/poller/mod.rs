@@ -3,12 +3,14 @@
 //! Thread rules are types: a [`Poller`] and a [`QueuePair`] have one owner each (`&mut`) and may move between threads.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod commands;
 mod ctrlr_poller;
 mod group;
 mod io;
 mod pin;
 mod qpair;
+mod retrying;
 #[cfg(test)]
 mod tests;
 

@@ -1,13 +1,15 @@
 //! Queue pairs: I/O by one owner at a time, with user tokens, batched doorbells, and every request back exactly once.
 #![forbid(unsafe_code)]
 
+use super::batch::Unacknowledged;
 use super::io::{IoCompletion, QpairError, QpairOptions, QpairStatistics, SubmitError, SubmitReason};
+use super::retrying::Retrying;
 use crate::ctrlr::{
     Ctrlr, Failure, Hub, Limits, Pause, Plea, Producer, QpairSlot, QueueMemory, Refusal, Reply, SlotState,
     Watchdog, attention, io_pair, verdict,
 };
 use crate::dma::{DmaBuffer, DmaError, DmaSlice};
-use crate::queue::{Pair, RejectReason};
+use crate::queue::{Pair, QueueError, RejectReason, Rejected};
 use crate::ring::inside::InsidePoll;
 use crate::ring::{AbortReason, Aborted, Outcome, Pending, Scheme};
 use crate::spec::command::Command;
@@ -27,14 +29,16 @@ const NAP: Duration = Duration::from_micros(50);
 ///
 /// Dropping it while requests are in flight keeps their buffers until the device can no longer write to them; they are not reported.
 pub struct QueuePair {
-    /// `None` only while being dropped.
+    /// `None` while being dropped, and with retries.
     pair: Option<Box<Pair<u64>>>,
-    slot: Arc<QpairSlot>,
-    hub: Arc<Hub>,
+    /// With retries, what has the pair.
+    pub(super) retrying: Option<Box<Retrying>>,
+    pub(super) slot: Arc<QpairSlot>,
+    pub(super) hub: Arc<Hub>,
     /// Requests that a stop of the device took from the queues and that the owner has not been given yet.
-    returned: VecDeque<IoCompletion>,
-    watchdog: Watchdog,
-    statistics: QpairStatistics,
+    pub(super) returned: VecDeque<IoCompletion>,
+    pub(super) watchdog: Watchdog,
+    pub(super) statistics: QpairStatistics,
 }
 
 impl QueuePair {
@@ -84,19 +88,38 @@ impl QueuePair {
         let slot = hub.claim_slot().ok_or(QpairError::NoneFree { io_queues: limits.io_queues })?;
         match Self::fill(hub, &limits, &slot, options.entries) {
             Ok(pair) => Ok(Self {
+                retrying: None,
                 pair: Some(pair),
                 returned: VecDeque::new(),
                 slot,
                 watchdog: Watchdog::new(hub.options.timeouts.period()),
                 hub: Arc::clone(hub),
                 statistics: QpairStatistics::default(),
-            }),
+            }
+            .with_retries()),
             Err(error) => {
                 slot.change(SlotState::Claimed, SlotState::Free);
                 // The memory, or the doorbells, may have gone because the controller went meanwhile: then that is the reason.
                 Err(gone().unwrap_or(error))
             }
         }
+    }
+
+    /// Hands the pair over to what sends requests again, if that is wanted.
+    fn with_retries(mut self) -> Self {
+        if self.hub.options.retries != 0 {
+            self.retrying = self.pair.take().map(|pair| Box::new(Retrying::new(pair)));
+        }
+        self
+    }
+
+    /// The pair, wherever it is.
+    fn queues(&self) -> Option<&Pair<u64>> {
+        self.pair.as_deref().or(self.retrying.as_ref().map(|retrying| &*retrying.pair))
+    }
+
+    fn queues_mut(&mut self) -> Option<&mut Pair<u64>> {
+        self.pair.as_deref_mut().or(self.retrying.as_mut().map(|retrying| &mut *retrying.pair))
     }
 
     fn fill(
@@ -139,19 +162,24 @@ impl QueuePair {
 
     /// How many requests are in flight.
     pub fn outstanding(&self) -> usize {
-        self.pair.as_ref().map_or(0, |pair| pair.outstanding()) + self.returned.len()
+        let waiting = self.retrying.as_ref().map_or(0, |retrying| retrying.waiting());
+        self.queues().map_or(0, Pair::outstanding) + waiting + self.returned.len()
     }
 
     /// How many requests may be in flight: one less than there are entries.
     pub fn capacity(&self) -> usize {
-        self.pair.as_ref().map_or(0, |pair| pair.capacity())
+        self.queues().map_or(0, Pair::capacity)
     }
 
     /// The counters.
     pub fn statistics(&self) -> QpairStatistics {
         let QpairStatistics { submitted, aborted, .. } = self.statistics;
-        // What was answered is not counted as it comes: it is what is neither outstanding nor was given back, also when a batch ended in an error.
-        QpairStatistics { completed: submitted - aborted - self.outstanding() as u64, ..self.statistics }
+        QpairStatistics {
+            // What was answered is not counted as it comes: it is what is neither outstanding nor was given back, also when a batch ended in an error.
+            completed: submitted - aborted - self.outstanding() as u64,
+            retries: self.retrying.as_ref().map_or(0, |retrying| retrying.count),
+            ..self.statistics
+        }
     }
 
     /// Submits any I/O command; its completion carries `token`. The PRPs and the CID are filled in; the doorbell is rung by the next [`QueuePair::poll`] or
@@ -163,7 +191,7 @@ impl QueuePair {
         data: Option<DmaSlice>,
         token: u64,
     ) -> Result<(), SubmitError> {
-        let Some(pair) = &mut self.pair else { return Err(SubmitError { reason: SubmitReason::Gone, data }) };
+        let Some(pair) = &mut self.pair else { return self.submit_retrying(command, data, token) };
         if !self.slot.is_connected() {
             return Err(SubmitError { reason: self.not_connected(), data });
         }
@@ -172,19 +200,12 @@ impl QueuePair {
                 self.statistics.submitted += 1;
                 Ok(())
             }
-            Err(rejected) => {
-                let reason = match rejected.reason {
-                    RejectReason::QueueFull => SubmitReason::QueueFull,
-                    RejectReason::TooLarge { limit, .. } => SubmitReason::TooLarge { limit_bytes: limit },
-                    _ => SubmitReason::BadData { why: "its address is not a multiple of 4" },
-                };
-                Err(SubmitError { reason, data: rejected.data })
-            }
+            Err(rejected) => Err(refused(rejected)),
         }
     }
 
     #[cold]
-    fn not_connected(&self) -> SubmitReason {
+    pub(super) fn not_connected(&self) -> SubmitReason {
         match self.slot.state() {
             SlotState::Gone | SlotState::Refused => SubmitReason::Gone,
             _ => SubmitReason::NotConnected,
@@ -194,9 +215,8 @@ impl QueuePair {
     /// Rings the submission doorbell, if there is anything new. [`QueuePair::poll`] does it too.
     #[inline]
     pub fn commit(&mut self) {
-        if let Some(pair) = &mut self.pair
-            && pair.has_uncommitted()
-        {
+        let Some(pair) = &mut self.pair else { return self.commit_retrying() };
+        if pair.has_uncommitted() {
             self.slot.ring(|| pair.commit());
         }
     }
@@ -218,8 +238,10 @@ impl QueuePair {
         max: usize,
         mut each: impl FnMut(IoCompletion),
     ) -> Result<usize, QpairError> {
-        self.commit();
-        let Some(pair) = &mut self.pair else { return Err(QpairError::Gone(None)) };
+        let Some(pair) = &mut self.pair else { return self.poll_retrying(max, &mut each) };
+        if pair.has_uncommitted() {
+            self.slot.ring(|| pair.commit());
+        }
         if !pair.has_completion() {
             return Ok(0);
         }
@@ -231,10 +253,13 @@ impl QueuePair {
         });
         drop(batch);
         drop(inside);
-        processed.map_err(|error| {
-            self.hub.fail(Failure::Protocol(error.to_string()));
-            QpairError::Protocol(error.to_string())
-        })
+        processed.map_err(|error| self.protocol_error(&error))
+    }
+
+    #[cold]
+    pub(super) fn protocol_error(&self, error: &QueueError) -> QpairError {
+        self.hub.fail(Failure::Protocol(error.to_string()));
+        QpairError::Protocol(error.to_string())
     }
 
     /// As [`QueuePair::poll`], into `places` from the start; returns how many were filled.
@@ -253,7 +278,8 @@ impl QueuePair {
     pub fn wait(&mut self, timeout: Duration) {
         const AT_MOST: Duration = Duration::from_millis(100);
         self.commit();
-        if self.pair.as_ref().is_some_and(|pair| pair.has_completion()) || !self.is_connected() {
+        let has_any = !self.returned.is_empty() || self.queues().is_some_and(Pair::has_completion);
+        if has_any || !self.is_connected() {
             return;
         }
         let timeout = timeout.min(AT_MOST);
@@ -314,28 +340,44 @@ impl QueuePair {
             None => AbortReason::Reset,
         };
         let returned = &mut self.returned;
+        let mut give = |token, data| {
+            let outcome = Outcome::Aborted(Aborted::maybe_executed(reason));
+            returned.push_back(IoCompletion { token, outcome, data });
+        };
         if let Some(pair) = &mut self.pair {
-            pair.abort_all(|token, data| {
-                let outcome = Outcome::Aborted(Aborted::maybe_executed(reason));
-                returned.push_back(IoCompletion { token, outcome, data });
-            });
+            pair.abort_all(give);
+        } else if let Some(retrying) = &mut self.retrying {
+            retrying.pair.abort_all(&mut give);
+            retrying.abort_waiting(give);
         }
-        let count = returned.len().min(max);
-        let inside = InsidePoll::enter();
-        returned.drain(..count).for_each(each);
-        drop(inside);
+        let count = self.give_returned(max, each);
         self.statistics.aborted += count as u64;
+        count
+    }
+
+    /// Gives `max` at most of the requests that the queues no longer hold. One by one, so that none is lost where `each` panics.
+    pub(super) fn give_returned(&mut self, max: usize, each: &mut dyn FnMut(IoCompletion)) -> usize {
+        let count = self.returned.len().min(max);
+        let _inside = InsidePoll::enter();
+        (0..count).map_while(|_| self.returned.pop_front()).for_each(each);
         count
     }
 
     /// Looks for commands that take too long, and asks the controller's poller for what is to be done about them.
     fn look_for_late(&mut self) {
-        let Some(pair) = &mut self.pair else { return };
         let options = &self.hub.options;
         // Relaxed: ordered by the Acquire of the tap.
         let clock_ms = self.hub.clock_ms.load(Ordering::Relaxed);
         let (io, abort) = (options.timeouts.io, options.timeouts.abort);
-        for late in self.watchdog.look(pair, clock_ms, |_, _| Some(io), abort) {
+        let look = |watchdog: &mut Watchdog, pair: &mut Pair<u64>| {
+            watchdog.look(pair, clock_ms, |_, _| Some(io), abort)
+        };
+        let late = match (&mut self.pair, &mut self.retrying) {
+            (Some(pair), _) => look(&mut self.watchdog, pair),
+            (None, Some(retrying)) => retrying.look(&mut self.watchdog, look),
+            (None, None) => return,
+        };
+        for late in late {
             let Some(plea) = verdict(options, self.slot.qid(), late) else { continue };
             if matches!(plea, Plea::Abort { .. }) {
                 self.watchdog.abort_asked(late.cid);
@@ -345,10 +387,11 @@ impl QueuePair {
     }
 
     fn reconnect(&mut self) {
-        let Some(pair) = &mut self.pair else { return };
         self.watchdog.forget();
+        let Some(pair) = self.queues_mut() else { return };
         pair.reset();
-        if self.slot.change(SlotState::Stopped, SlotState::Claimed) && self.slot.want(memory_of(pair)) {
+        let memory = memory_of(pair);
+        if self.slot.change(SlotState::Stopped, SlotState::Claimed) && self.slot.want(memory) {
             self.statistics.reconnects += 1;
             self.hub.attention.raise(attention::QPAIR);
         }
@@ -370,18 +413,13 @@ impl QueuePair {
     }
 }
 
-/// A batch of completions: tells the device at its end how far it got, if the queues still exist; also when the caller's function panics.
-struct Unacknowledged<'a> {
-    pair: &'a mut Pair<u64>,
-    slot: &'a QpairSlot,
-}
-
-impl Drop for Unacknowledged<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        let pair = &mut *self.pair;
-        self.slot.ring(|| pair.acknowledge());
-    }
+pub(super) fn refused(rejected: Rejected<u64>) -> SubmitError {
+    let reason = match rejected.reason {
+        RejectReason::QueueFull => SubmitReason::QueueFull,
+        RejectReason::TooLarge { limit, .. } => SubmitReason::TooLarge { limit_bytes: limit },
+        _ => SubmitReason::BadData { why: "its address is not a multiple of 4" },
+    };
+    SubmitError { reason, data: rejected.data }
 }
 
 fn memory_of(pair: &Pair<u64>) -> QueueMemory {
@@ -395,7 +433,7 @@ fn memory_of(pair: &Pair<u64>) -> QueueMemory {
 
 /// A request whose queue was deleted under it was not answered by the device.
 #[inline(always)]
-fn outcome_of(completion: Completion) -> Outcome<Completion> {
+pub(super) fn outcome_of(completion: Completion) -> Outcome<Completion> {
     if completion.status().without_dnr() == Status::ABORTED_SQ_DELETION {
         Outcome::Aborted(Aborted::maybe_executed(AbortReason::Detached))
     } else {
@@ -405,7 +443,8 @@ fn outcome_of(completion: Completion) -> Outcome<Completion> {
 
 impl Drop for QueuePair {
     fn drop(&mut self) {
-        let Some(pair) = self.pair.take() else { return };
+        let pair = self.pair.take().or_else(|| self.retrying.take().map(|retrying| retrying.pair));
+        let Some(pair) = pair else { return };
         if self.slot.release(pair) {
             self.hub.attention.raise(attention::QPAIR);
         } else {

@@ -193,6 +193,11 @@ impl<R> Pair<R> {
         self.trackers.capacity()
     }
 
+    /// The bits of a command identifier that say its slot, below [`capacity`](Self::capacity), which no other command in flight has.
+    pub fn slot_mask(&self) -> u16 {
+        self.trackers.index_mask()
+    }
+
     /// Commands that were submitted and have not come back to their owners.
     pub fn outstanding(&self) -> usize {
         self.trackers.outstanding()

@@ -81,6 +81,10 @@ impl<R> Trackers<R> {
         self.slots.len()
     }
 
+    pub(super) fn index_mask(&self) -> u16 {
+        self.index_mask
+    }
+
     /// Commands in flight.
     pub(super) fn outstanding(&self) -> usize {
         self.slots.len() - self.free.len()

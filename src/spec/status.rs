@@ -186,6 +186,12 @@ impl Status {
         Self(self.0 | DNR)
     }
 
+    /// The same with this Command Retry Delay, 0 to 3.
+    #[must_use]
+    pub const fn with_crd(self, crd: u8) -> Self {
+        Self(self.0 & !(0b11 << 11) | (crd as u16 & 0b11) << 11)
+    }
+
     /// Type and code alone, to be compared with the constants.
     #[must_use]
     pub const fn without_dnr(self) -> Self {

@@ -85,16 +85,33 @@ impl Setup {
             ..CtrlrOptions::default()
         };
         let weights = weights(random);
-        let drawn = faults(random);
+        let mut drawn = faults(random);
         // Last, so that what seeds meant before they still mean.
         if one_in(random, 3) {
             options.timeouts = timeouts(random);
+        }
+        if one_in(random, 3) {
+            options.retries = 1 + random.below(3) as u8;
+            config.crdt = [1, 1 + random.below(5) as u16, random.below(50) as u16];
+            drawn = with_delays(random, &drawn);
         }
         let kept = drawn.list().iter().enumerate().filter(|(place, _)| !plan.without.contains(place));
         config.faults = kept.map(|(_, fault)| fault.clone()).collect::<Vec<_>>().into();
         let told = config.faults.clone();
         Self { config, options, weights, drawn, told }
     }
+}
+
+/// The same faults, of which those that leave hope say when.
+fn with_delays(random: &mut Random, faults: &Faults) -> Faults {
+    let with_delay = |fault: &Fault| match fault.effect {
+        Effect::Status(status) if !status.dnr() => {
+            let status = status.with_crd(random.below(4) as u8);
+            Fault { effect: Effect::Status(status), ..fault.clone() }
+        }
+        _ => fault.clone(),
+    };
+    faults.list().iter().map(with_delay).collect::<Vec<_>>().into()
 }
 
 /// Short ones, that commands which are lost meet.

@@ -161,7 +161,9 @@ impl Device {
         match mischief.map(|mischief| mischief.effect) {
             Some(Effect::Status(status)) => {
                 self.mischief = None;
-                return self.complete(index, command, Err(status));
+                // A host that does not heed delays is not given any (ACRE).
+                let heeds = self.features.heeds_retry_delays();
+                return self.complete(index, command, Err(if heeds { status } else { status.with_crd(0) }));
             }
             // What data there are is known again when it is executed, if it has any.
             Some(Effect::Corrupt(_)) => self.memory.forget(),

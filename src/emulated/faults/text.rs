@@ -224,17 +224,28 @@ fn time(text: &str) -> Result<Duration, String> {
     Ok(unit(number))
 }
 
-/// A status by number (as [`Status`] holds it: SCT and SC, and 0x4000 for DNR) or name, `unrecovered-read-error`.
+/// A status by number (as [`Status`] holds it: SCT and SC, CRD, and 0x4000 for DNR) or name, `unrecovered-read-error`, and its marks: `/dnr`, `/crd2`.
 fn status(text: &str) -> Result<Status, String> {
-    let is_number = text.starts_with(|first: char| first.is_ascii_digit());
+    let (code, marks) = text.split_once('/').map_or((text, None), |(code, marks)| (code, Some(marks)));
+    let is_number = code.starts_with(|first: char| first.is_ascii_digit());
     let found = if is_number {
-        number(text).ok().filter(|&code: &u16| code < 1 << 15).map(Status)
+        number(code).ok().filter(|&code: &u16| code < 1 << 15).map(Status)
     } else {
-        (1..STATUS_END).map(Status).find(|status| kebab(status.name()) == text)
+        (1..STATUS_END).map(Status).find(|status| kebab(status.name()) == code)
     };
-    found.filter(|status| !status.is_success()).ok_or_else(|| {
+    let marked = marks.into_iter().flat_map(|marks| marks.split('/')).try_fold(found, |status, mark| {
+        let status = status?;
+        match mark {
+            "dnr" => Some(Some(status.with_dnr())),
+            "crd1" => Some(Some(status.with_crd(1))),
+            "crd2" => Some(Some(status.with_crd(2))),
+            "crd3" => Some(Some(status.with_crd(3))),
+            _ => None,
+        }
+    });
+    marked.flatten().filter(|status| !status.is_success()).ok_or_else(|| {
         format!(
-            "{text:?} is no status: expected a number such as 0x281 (SCT 2, SC 0x81), or a name such as internal-error"
+            "{text:?} is no status: expected a number such as 0x281 (SCT 2, SC 0x81), or a name such as internal-error; then /dnr, /crd1, /crd2 or /crd3 where wanted"
         )
     })
 }

@@ -36,6 +36,8 @@ fn every_effect_and_condition_is_read_and_written() {
         ("stale-phase nth=1..4", Fault { nth: 1..=4, ..Fault::new(Effect::StalePhase) }),
         ("wrong-sqhd", Fault::new(Effect::WrongSqHead)),
         ("status=0x281", Fault::new(Effect::Status(Status::UNRECOVERED_READ_ERROR))),
+        ("status=0x1281", Fault::new(Effect::Status(Status::UNRECOVERED_READ_ERROR.with_crd(2)))),
+        ("status=0x4280", Fault::new(Effect::Status(Status::WRITE_FAULT.with_dnr()))),
         ("corrupt=77", Fault::new(Effect::Corrupt(77))),
         ("fatal", Fault::new(Effect::Fatal)),
         ("remove", Fault::new(Effect::Remove)),
@@ -58,6 +60,10 @@ fn every_effect_and_condition_is_read_and_written() {
 fn there_are_shorter_ways_to_write_some() {
     let same = [
         ("status=unrecovered-read-error opcode=read", "status=0x281 queue=io opcode=0x02"),
+        ("status=unrecovered-read-error/crd2", "status=0x1281"),
+        ("status=0x281/crd2", "status=0x1281"),
+        ("status=write-fault/dnr", "status=0x4280"),
+        ("status=internal-error/crd1/dnr", "status=0x4806"),
         ("drop opcode=identify", "drop queue=admin opcode=0x06"),
         ("drop queue=2 opcode=read", "drop opcode=0x02 queue=2"),
         ("hang chance=1%", "hang chance=1/100"),
@@ -83,6 +89,7 @@ fn what_is_wrong_is_named_with_its_line() {
         ("delay=99999999999999s", &["no time"]),
         ("hang=1", &["hang has no value"]),
         ("status=0", &["\"0\"", "no status"]),
+        ("status=internal-error/crd4", &["internal-error/crd4", "/crd3"]),
         ("status=unheard-of", &["unheard-of", "no status"]),
         ("hang opcode=wrote", &["wrote", "no opcode", "read"]),
         ("hang opcode=256", &["256", "2^8"]),

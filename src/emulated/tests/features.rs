@@ -1,6 +1,6 @@
 //! Get and Set Features: each feature, select and save, and the refusals.
 
-use super::{Host, small};
+use super::{DATA_AT, Host, small};
 use crate::spec::command::Command;
 use crate::spec::feature::FeatureId;
 use crate::spec::status::Status;
@@ -145,4 +145,23 @@ fn the_number_of_queues_is_set_once_and_first() {
     host.create_pair(1, 4);
     host.fails(0, command, Status::COMMAND_SEQUENCE_ERROR);
     host.expect_violation("after an I/O queue was created");
+}
+
+/// The host's side of Command Retry Delays: heard, read back, and forgotten at a reset.
+#[test]
+fn host_behavior_is_heard_until_a_reset() {
+    let mut host = Host::ready(small());
+    let id = FeatureId::HOST_BEHAVIOR_SUPPORT;
+    let get = |host: &mut Host, select| host.admin_data(Command::get_features(id, select, 0))[..3].to_vec();
+    assert_eq!(get(&mut host, 0), [0, 0, 0]);
+    host.block.write(DATA_AT, &[1, 0, 1]);
+    let set = host.with_data(Command::set_features(id, false, 0, 0));
+    host.admin_ok(set);
+    assert_eq!((get(&mut host, 0), get(&mut host, 1)), (vec![1, 0, 1], vec![0, 0, 0]));
+    host.block.write(DATA_AT, &[2, 0, 0]);
+    host.fails(0, set, Status::INVALID_FIELD);
+    assert_eq!(get(&mut host, 0), [1, 0, 1]);
+    host.reset();
+    assert_eq!(get(&mut host, 0), [0, 0, 0]);
+    assert!(host.violations().is_empty());
 }
