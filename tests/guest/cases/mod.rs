@@ -5,6 +5,7 @@ mod cuse;
 mod hotplug;
 mod itself;
 mod media;
+mod recovery;
 mod removal;
 mod shapes;
 mod two_controllers;
@@ -20,6 +21,7 @@ pub fn groups() -> Vec<Group> {
         media::group(),
         shapes::group(),
         vfio::group(),
+        recovery::group(),
         removal::asked_back_group(),
         removal::pulled_out_group(),
         cuse::group(),

@@ -10,14 +10,23 @@ use std::fs;
 
 /// A controller of the group on vfio-pci, attached with the default options.
 pub fn attach(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
+    attach_with(inside, id, CtrlrOptions::default())
+}
+
+/// The same, with options.
+pub fn attach_with(inside: &Inside, id: &str, options: CtrlrOptions) -> Ctrlr<LockFree> {
     pci::bind(&inside.address(id), "vfio-pci");
-    attach_bound(inside, id)
+    open(inside, id, options)
 }
 
 /// The same, of one that is bound already.
 pub fn attach_bound(inside: &Inside, id: &str) -> Ctrlr<LockFree> {
+    open(inside, id, CtrlrOptions::default())
+}
+
+fn open(inside: &Inside, id: &str, options: CtrlrOptions) -> Ctrlr<LockFree> {
     let transport = VfioTransport::open(inside.address(id).parse().expect("an address")).expect("opened");
-    Ctrlr::attach(transport, CtrlrOptions::default()).expect("attached")
+    Ctrlr::attach(transport, options).expect("attached")
 }
 
 /// A second of `slipring perf` with random reads and writes, every block of them verified; the words are beside those that are always the same.
