@@ -31,7 +31,7 @@ const fn key(key: &'static str, example: &'static str, default: &'static str, me
     Key { key, example, default, meaning }
 }
 
-const KEYS: [Key; 15] = [
+const KEYS: [Key; 16] = [
     key("size", "size=1G", "1G", "bytes of each namespace in memory; K, M, G, T are powers of 1024"),
     key("lba", "lba=4096", "512", "logical block size in bytes: 512 or 4096"),
     key("namespaces", "namespaces=2", "1", "how many namespaces in memory"),
@@ -48,6 +48,7 @@ const KEYS: [Key; 15] = [
         "keep-alive granularity in units of 100 ms; 0 is a controller without keep-alive",
     ),
     key("crdt", "crdt=1/10/50", "0/0/0", "command retry delay times 1 to 3, in units of 100 ms"),
+    key("nssr", "nssr", "no", "the controller has an NVM subsystem reset (CAP.NSSRS)"),
     key("latency_us", "latency_us=80", "0", "each I/O command takes that long at least"),
     key("admin_latency_us", "admin_latency_us=80", "0", "each admin command takes that long at least"),
     key(

@@ -13,6 +13,7 @@
 //! | `dstrd=0` | doorbells are `4 << dstrd` bytes apart | 3 |
 //! | `kas=10` | keep-alive granularity in units of 100 ms; 0 is a controller without keep-alive | 0 |
 //! | `crdt=1/10/50` | command retry delay times 1 to 3, in units of 100 ms; `crdt=1` sets the first only | 0/0/0 |
+//! | `nssr` | the controller has an NVM subsystem reset (CAP.NSSRS) | no |
 //! | `latency_us=80` | each I/O command takes so long at least | 0 |
 //! | `admin_latency_us=80` | each admin command takes so long at least | 0 |
 //! | `faults=FILE` | what goes wrong: a text file with one fault a line, see `docs/FAULTS.md`; the path has no comma | nothing |
@@ -35,7 +36,7 @@ pub const SCHEME: &str = "emulated";
 /// The longest file of faults, in bytes.
 const FAULTS_BYTES_MAX: u64 = 1 << 20;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "size",
     "lba",
     "namespaces",
@@ -47,6 +48,7 @@ const KEYS: [&str; 15] = [
     "dstrd",
     "kas",
     "crdt",
+    "nssr",
     "latency_us",
     "admin_latency_us",
     "faults",
@@ -99,11 +101,14 @@ impl Parsed {
             return Err(ConfigError::Conflict { first: key, second: key, why: "it may be given once" });
         }
         self.seen.push(key);
-        if key == "readonly" {
+        if matches!(key, "readonly" | "nssr") {
             if let Some(value) = value {
                 return Err(wrong_value(key, value, "no value"));
             }
-            self.read_only = true;
+            match key {
+                "readonly" => self.read_only = true,
+                _ => self.config.nssr = Some(Duration::ZERO),
+            }
             return Ok(());
         }
         let value = value.filter(|value| !value.is_empty());

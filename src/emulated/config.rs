@@ -110,6 +110,9 @@ pub struct Config {
     pub kas: u16,
     /// Command retry delay times in units of 100 ms (Identify's CRDT1 to CRDT3), which statuses with CRD 1 to 3 mean; given to hosts that heed them only (ACRE).
     pub crdt: [u16; 3],
+    /// Whether there is an NVM subsystem reset (CAP.NSSRS), and for how long after one the device cannot be reached, as one whose PCIe link comes up again:
+    /// registers read as all ones, and what is written is lost.
+    pub nssr: Option<Duration>,
     /// Interrupt vectors, 0 to 2,048.
     pub interrupts: u16,
     /// Number of valid NSIDs (Identify's NN), at least as many as there are namespaces; those beyond are not allocated.
@@ -149,6 +152,7 @@ impl Default for Config {
             aborts: 4,
             kas: 0,
             crdt: [0; 3],
+            nssr: None,
             interrupts: 65,
             nn: 256,
             latencies: Vec::new(),

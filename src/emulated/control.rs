@@ -1,4 +1,4 @@
-//! What the controller does when CC changes: enable, reset, shutdown, and the fatal state (NVMe Base 2.0, 3.5 and 3.6).
+//! What the controller does when CC changes: enable, reset, shutdown, and the fatal state (NVMe Base 2.0, 3.5 to 3.7).
 #![forbid(unsafe_code)]
 
 use std::time::Instant;
@@ -29,7 +29,7 @@ pub(super) enum State {
     ShutDown,
     /// CSTS.CFS is 1. Only a reset helps.
     Fatal,
-    /// CC.EN was cleared; CSTS.RDY follows then.
+    /// CC.EN was cleared, or the subsystem reset; CSTS.RDY follows then.
     Disabling(Instant),
     /// The transport was closed.
     Closed,
@@ -50,9 +50,14 @@ impl Device {
         let reset = control.resets() != self.control.resets();
         self.control = control;
         if reset {
-            tracing::debug!("controller reset");
             self.stop();
-            let delay = self.config.ready_delay + self.transition_delay(Effect::NeverStops);
+            let delay = if self.transport.registers.take_subsystem_reset() {
+                tracing::debug!("NVM subsystem reset");
+                self.config.nssr.unwrap_or_default()
+            } else {
+                tracing::debug!("controller reset");
+                self.config.ready_delay + self.transition_delay(Effect::NeverStops)
+            };
             self.state = State::Disabling(self.now() + delay);
         }
         let mut done = usize::from(reset);
@@ -67,6 +72,7 @@ impl Device {
         let next = match self.state {
             State::Disabling(due) if self.now() >= due => {
                 self.stopped(cc);
+                self.transport.registers.come_back();
                 State::Disabled
             }
             State::Disabled if cc.en() => match self.start(cc) {

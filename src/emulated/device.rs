@@ -177,6 +177,9 @@ impl Device {
 
     /// The eventfd of a vector, if it is enabled.
     pub(super) fn vector(&self, vector: u16) -> Option<Arc<OwnedFd>> {
+        if !self.transport.registers.are_interrupts_enabled() {
+            return None;
+        }
         let vectors = self.transport.vectors.lock().unwrap_or_else(PoisonError::into_inner);
         vectors.get(usize::from(vector)).cloned()
     }

@@ -19,7 +19,7 @@ const VERSION_2_0: u32 = 0x0002_0000;
 /// No value that registers are made to read as: they are honest.
 const HONEST: u64 = 1;
 
-/// What the device watches: CC, how often EN fell, and whether the transport is closed, in one word.
+/// What the device watches: CC, how often it was reset, and whether the transport is closed, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Control(pub(super) u64);
 
@@ -29,7 +29,7 @@ impl Control {
         Cc::from(self.0 as u32)
     }
 
-    /// How often CC.EN fell; wraps. Two writes in quick succession would hide a reset otherwise.
+    /// How often the controller was reset: CC.EN fell, or the subsystem was reset; wraps. Two writes in quick succession would hide a reset otherwise.
     pub(super) fn resets(self) -> u32 {
         (self.0 >> 32) as u32 & (u32::MAX >> 1)
     }
@@ -59,6 +59,14 @@ pub(super) struct Registers {
     interrupts_enabled: AtomicBool,
     /// The device did I/O and was not told to shut down since.
     shutdown_due: AtomicBool,
+    /// CSTS.NSSRO, which the driver clears and the device does not touch.
+    nssro: AtomicBool,
+    /// The last reset was one of the subsystem, and the device has not seen it yet.
+    subsystem_reset: AtomicBool,
+    /// The device cannot be reached, as it comes back from a reset of the subsystem.
+    is_away: AtomicBool,
+    /// For how long it cannot then; `None` when there is no such reset.
+    nssr: Option<Duration>,
     /// When EN was last set. Held while CC is written, so that writes follow each other.
     enabled_at: Mutex<Option<Instant>>,
     /// The time that the device was given last, where it is given any.
@@ -83,6 +91,7 @@ impl Registers {
             .with_css(css)
             .with_mpsmin(config.mpsmin)
             .with_mpsmax(config.mpsmax)
+            .with_nssrs(config.nssr.is_some())
             .with_crms(is_2_0.into());
         Self {
             cap: cap.into(),
@@ -96,6 +105,10 @@ impl Registers {
             acq: AtomicU64::new(0),
             interrupts_enabled: AtomicBool::new(false),
             shutdown_due: AtomicBool::new(false),
+            nssro: AtomicBool::new(false),
+            subsystem_reset: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
+            nssr: config.nssr,
             enabled_at: Mutex::new(None),
             given_now: Mutex::new(None),
             pretence: AtomicU64::new(HONEST),
@@ -121,11 +134,17 @@ impl Registers {
     /// What a read gives whatever the register, if it gives that; and the time that an access takes.
     fn read_anything(&self) -> Option<u64> {
         self.take_time();
-        if self.control().is_closed() {
+        if self.is_out_of_reach() {
             return Some(u64::MAX);
         }
         // Relaxed: see `pretend`.
         Some(self.pretence.load(Ordering::Relaxed)).filter(|&value| value != HONEST)
+    }
+
+    /// The transport is closed, or the device away for a moment.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        // Acquire: pairs with the Release in `come_back`.
+        self.control().is_closed() || self.is_away.load(Ordering::Acquire)
     }
 
     fn take_time(&self) {
@@ -137,7 +156,7 @@ impl Registers {
     /// What the device watches.
     #[inline]
     pub(super) fn control(&self) -> Control {
-        // Acquire: pairs with the Release in `write_cc`; AQA, ASQ and ACQ were written before.
+        // Acquire: pairs with the Release in `set_control`; AQA, ASQ and ACQ were written before.
         Control(self.control.load(Ordering::Acquire))
     }
 
@@ -164,9 +183,14 @@ impl Registers {
         self.control().cc().en()
     }
 
-    pub(super) fn set_interrupts_enabled(&self) {
-        // Relaxed: it only decides about a complaint.
-        self.interrupts_enabled.store(true, Ordering::Relaxed);
+    pub(super) fn set_interrupts_enabled(&self, enabled: bool) {
+        // Release: pairs with the Acquire below; the device finds the vectors.
+        self.interrupts_enabled.store(enabled, Ordering::Release);
+    }
+
+    pub(super) fn are_interrupts_enabled(&self) -> bool {
+        // Acquire: pairs with the Release above.
+        self.interrupts_enabled.load(Ordering::Acquire)
     }
 
     /// For the device alone.
@@ -186,6 +210,37 @@ impl Registers {
         self.control.fetch_or(CLOSED, Ordering::Release);
     }
 
+    /// Whether `value`, written to NSSR, resets the subsystem.
+    pub(super) fn resets_subsystem(&self, value: u32) -> bool {
+        self.nssr.is_some() && value == registers::NSSR_MAGIC && !self.is_out_of_reach()
+    }
+
+    /// NVM Subsystem Reset (3.7.1): every register has its reset value at once, but for CSTS.RDY, which the device clears when it has seen it.
+    pub(super) fn reset_subsystem(&self) {
+        let mut enabled_at = self.enabled_at.lock().unwrap_or_else(PoisonError::into_inner);
+        *enabled_at = None;
+        // Relaxed: all published by the Release of `set_control`.
+        self.aqa.store(0, Ordering::Relaxed);
+        self.asq.store(0, Ordering::Relaxed);
+        self.acq.store(0, Ordering::Relaxed);
+        self.nssro.store(true, Ordering::Relaxed);
+        self.is_away.store(self.nssr.is_some_and(|away| !away.is_zero()), Ordering::Relaxed);
+        self.subsystem_reset.store(true, Ordering::Relaxed);
+        self.set_control(Cc::new(), true);
+    }
+
+    /// For the device alone: whether the reset that it has just seen is one of the subsystem.
+    pub(super) fn take_subsystem_reset(&self) -> bool {
+        // Relaxed: ordered by the Acquire load of `control` that saw the reset.
+        self.subsystem_reset.swap(false, Ordering::Relaxed)
+    }
+
+    /// For the device alone: it can be reached again.
+    pub(super) fn come_back(&self) {
+        // Release: pairs with the Acquire in `is_out_of_reach`; CSTS was written before.
+        self.is_away.store(false, Ordering::Release);
+    }
+
     /// Reads 32 bits.
     pub(super) fn read_u32(&self, offset: usize, violations: &Violations) -> u32 {
         if let Some(value) = self.read_anything() {
@@ -198,7 +253,8 @@ impl Registers {
             registers::CAP | 0x04 => half(self.cap, registers::CAP),
             registers::VS => self.vs,
             registers::CC => self.control().cc().into(),
-            registers::CSTS => self.csts().into(),
+            // Relaxed: set by the driver's own write.
+            registers::CSTS => self.csts().with_nssro(self.nssro.load(Ordering::Relaxed)).into(),
             registers::AQA => self.aqa.load(Ordering::Relaxed),
             registers::CRTO => self.crto,
             _ if offset == registers::ASQ || offset == high(registers::ASQ) => {
@@ -243,7 +299,7 @@ impl Registers {
     /// Writes 32 bits.
     pub(super) fn write_u32(&self, offset: usize, value: u32, violations: &Violations) {
         self.take_time();
-        if self.control().is_closed() {
+        if self.is_out_of_reach() {
             return;
         }
         let low = |old: u64| old & !u64::from(u32::MAX) | u64::from(value);
@@ -253,7 +309,7 @@ impl Registers {
             registers::CC => self.write_cc(Cc::from(value), violations),
             registers::AQA => {
                 if self.may_set("AQA", violations) {
-                    // Relaxed: published by the Release of EN in `write_cc`.
+                    // Relaxed: published by the Release of EN in `set_control`.
                     self.aqa.store(value, Ordering::Relaxed);
                 }
             }
@@ -267,9 +323,17 @@ impl Registers {
                 let new = if offset == registers::ACQ { low(old) } else { high(old) };
                 self.write_u64(registers::ACQ, new, violations);
             }
+            // Cleared by writing 1; the other fields are not the driver's to write.
+            registers::CSTS if self.nssr.is_some() => {
+                if Csts::from(value).nssro() {
+                    // Relaxed: the driver reads back what it wrote itself.
+                    self.nssro.store(false, Ordering::Relaxed);
+                }
+            }
+            // The value that resets never gets here; others do nothing.
+            registers::NSSR if self.nssr.is_some() => {}
             registers::INTMS | registers::INTMC => {
-                // Relaxed: it only decides about a complaint.
-                if self.interrupts_enabled.load(Ordering::Relaxed) {
+                if self.are_interrupts_enabled() {
                     violations.record(
                         "INTMS or INTMC was written while MSI-X is enabled: they must stay untouched".into(),
                     );
@@ -283,11 +347,11 @@ impl Registers {
 
     /// Writes 64 bits.
     pub(super) fn write_u64(&self, offset: usize, value: u64, violations: &Violations) {
-        if self.control().is_closed() {
+        if self.is_out_of_reach() {
             return;
         }
         match offset {
-            // Relaxed: published by the Release of EN in `write_cc`.
+            // Relaxed: published by the Release of EN in `set_control`.
             registers::ASQ => {
                 if self.may_set("ASQ", violations) {
                     self.asq.store(value, Ordering::Relaxed);
@@ -345,8 +409,12 @@ impl Registers {
                 ));
             }
         }
+        self.set_control(new, reset);
+    }
+
+    fn set_control(&self, cc: Cc, reset: bool) {
         // Release: pairs with the Acquire in `control`. An update, because `close` may set its bit at any time.
-        let next = |word| Some(Control(word).with_cc(new, reset).0);
+        let next = |word| Some(Control(word).with_cc(cc, reset).0);
         let _ = self.control.fetch_update(Ordering::Release, Ordering::Relaxed, next);
     }
 }

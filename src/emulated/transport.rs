@@ -13,7 +13,7 @@ use super::iommu::{Iommu, IommuError};
 use super::registers::Registers;
 use super::violations::Violations;
 use crate::dma::{DmaError, DmaMap, MemoryBlock};
-use crate::spec::registers::{DOORBELLS, cq_head_doorbell};
+use crate::spec::registers::{DOORBELLS, NSSR, cq_head_doorbell};
 use crate::transport::{Doorbell, Transport, TransportError};
 
 /// Composite temperature at the start, in kelvins.
@@ -33,7 +33,7 @@ pub struct EmulatedTransport {
     pub(super) health: AtomicU32,
     /// How often each fault by description has hit.
     pub(super) faults_met: Box<[AtomicU64]>,
-    /// The eventfds of the vectors that are enabled.
+    /// The eventfds of the vectors that were asked for.
     pub(super) vectors: Mutex<Vec<Arc<OwnedFd>>>,
     interrupts: usize,
     bar_len: usize,
@@ -87,6 +87,22 @@ impl EmulatedTransport {
         self.iommu.set_bus_master(false);
     }
 
+    /// An NVM subsystem reset takes along what PCI configuration space says of bus mastering and MSI-X.
+    fn reset_subsystem(&self) {
+        self.registers.reset_subsystem();
+        self.iommu.set_bus_master(false);
+        self.registers.set_interrupts_enabled(false);
+    }
+
+    fn may_enable_interrupts(&self) {
+        if self.registers.is_enabled() {
+            self.violations.record(
+                "interrupts were enabled while CC.EN is 1: MSI-X comes before, or vector 0 may never fire"
+                    .into(),
+            );
+        }
+    }
+
     fn gone(&self) -> TransportError {
         TransportError::Gone { address: self.address() }
     }
@@ -121,6 +137,9 @@ impl Transport for EmulatedTransport {
     }
 
     fn write_u32(&self, offset: usize, value: u32) {
+        if offset == NSSR && self.registers.resets_subsystem(value) {
+            return self.reset_subsystem();
+        }
         self.registers.write_u32(offset, value, &self.violations);
     }
 
@@ -165,12 +184,7 @@ impl Transport for EmulatedTransport {
             let available = if vectors.is_empty() { self.interrupts } else { 0 };
             return Err(TransportError::Interrupts { asked: count, available });
         }
-        if self.registers.is_enabled() {
-            self.violations.record(
-                "interrupts were enabled while CC.EN is 1: MSI-X comes before, or vector 0 may never fire"
-                    .into(),
-            );
-        }
+        self.may_enable_interrupts();
         let io = |source: std::io::Error| TransportError::Io {
             address: self.address(),
             what: "make the interrupt eventfds",
@@ -184,8 +198,21 @@ impl Transport for EmulatedTransport {
             ours.push(Arc::new(fd));
         }
         *vectors = ours;
-        self.registers.set_interrupts_enabled();
+        self.registers.set_interrupts_enabled(true);
         Ok(theirs)
+    }
+
+    fn restore(&self) -> Result<(), TransportError> {
+        if self.registers.is_out_of_reach() {
+            return Err(self.gone());
+        }
+        self.iommu.set_bus_master(true);
+        let has_vectors = !self.vectors.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        if has_vectors && !self.registers.are_interrupts_enabled() {
+            self.may_enable_interrupts();
+            self.registers.set_interrupts_enabled(true);
+        }
+        Ok(())
     }
 
     fn close(&self) {

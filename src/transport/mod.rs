@@ -54,6 +54,12 @@ pub trait Transport: DmaMap + Debug + 'static {
     /// vectors cannot grow.
     fn enable_interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, TransportError>;
 
+    /// Sets up again what a reset of the device itself (an NVM subsystem reset) undoes beside its registers: that they are decoded, bus mastering, and the
+    /// interrupts, which go on signalling the same eventfds. Fails while the device cannot be reached. Never waits for it.
+    fn restore(&self) -> Result<(), TransportError> {
+        self.set_bus_master(true)
+    }
+
     /// What the system says about the device since the last call: somebody wants it back, or its bus failed. Never waits.
     fn take_events(&self) -> DeviceEvents {
         DeviceEvents::default()

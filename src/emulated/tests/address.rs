@@ -15,7 +15,7 @@ fn the_bare_word_is_the_default() {
 
 #[test]
 fn every_key_reaches_its_field() {
-    let address = "emulated:size=64M,lba=4096,namespaces=3,mdts=0,queues=2,mqes=65536,dstrd=0,kas=10,crdt=1/10,latency_us=80,\
+    let address = "emulated:size=64M,lba=4096,namespaces=3,mdts=0,queues=2,mqes=65536,dstrd=0,kas=10,crdt=1/10,nssr,latency_us=80,\
                    admin_latency_us=9,serial=A B";
     let config = parse(address).expect("valid");
     let namespace = NamespaceConfig { size_bytes: 64 << 20, lba_bytes: 4096, backing: Backing::Ram };
@@ -31,6 +31,7 @@ fn every_key_reaches_its_field() {
             dstrd: 0,
             kas: 10,
             crdt: [1, 10, 0],
+            nssr: Some(Duration::ZERO),
             latencies: vec![latency(QueueKind::Io, 80), latency(QueueKind::Admin, 9)],
             serial: "A B".to_owned(),
             ..Config::default()
@@ -87,6 +88,7 @@ fn what_is_wrong_is_said_in_one_line() {
         ("emulated:kas=65536", "kas=\"65536\" cannot be used: expected a whole number below 2^16"),
         ("emulated:crdt=1/2/3/4", "crdt=\"1/2/3/4\" cannot be used: expected one to three whole numbers"),
         ("emulated:crdt=1//3", "such as 1/10/50"),
+        ("emulated:nssr=yes", "nssr=\"yes\" cannot be used: expected no value"),
         ("emulated:latency_us=fast", "latency_us=\"fast\" cannot be used: expected a whole number"),
         ("emulated:serial=123456789012345678901", "expected at most 20 printable ASCII characters"),
         ("emulated:readonly", "readonly=\"\" cannot be used: expected at least one image=PATH"),

@@ -18,6 +18,7 @@ mod latency;
 mod logs;
 mod prp;
 mod queues;
+mod subsystem_reset;
 mod thread;
 
 use std::collections::BTreeMap;

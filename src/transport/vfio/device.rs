@@ -26,6 +26,8 @@ use crate::dma::{DmaError, DmaMap, MemoryBlock};
 use crate::spec::registers::DOORBELLS;
 use crate::transport::{DeviceEvents, Doorbell, Transport, TransportError};
 
+/// The vendor of PCI configuration space; all ones where no device answers.
+const PCI_VENDOR: u64 = 0x00;
 /// The command register of PCI configuration space, and its bits.
 const PCI_COMMAND: u64 = 0x04;
 const MEMORY_SPACE: u16 = 1 << 1;
@@ -246,16 +248,20 @@ impl Open {
         unsafe { BorrowedFd::borrow_raw(self.device.as_raw_fd()) }
     }
 
-    /// Sets or clears bits of the PCI command register, and reads them back: the crate's own access would drop an error.
+    /// Reads a word of PCI configuration space: the crate's own access would drop an error.
+    fn read_config(&self, offset: u64) -> io::Result<u16> {
+        let mut bytes = [0_u8; 2];
+        let at = self.device.get_region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + offset;
+        match pread(self.fd(), &mut bytes, at)? {
+            2 => Ok(u16::from_le_bytes(bytes)),
+            _ => Err(io::Error::other("short read of PCI configuration space")),
+        }
+    }
+
+    /// Sets or clears bits of the PCI command register, and reads them back.
     fn set_command(&self, bits: u16, on: bool) -> io::Result<()> {
         let at = self.device.get_region_offset(VFIO_PCI_CONFIG_REGION_INDEX) + PCI_COMMAND;
-        let read = || {
-            let mut bytes = [0_u8; 2];
-            match pread(self.fd(), &mut bytes, at)? {
-                2 => Ok(u16::from_le_bytes(bytes)),
-                _ => Err(io::Error::other("short read of the PCI command register")),
-            }
-        };
+        let read = || self.read_config(PCI_COMMAND);
         let command = read()?;
         let wanted = if on { command | bits } else { command & !bits };
         if pwrite(self.fd(), &wanted.to_le_bytes(), at)? != 2 {
@@ -266,6 +272,22 @@ impl Open {
         } else {
             Err(io::Error::other("the PCI command register did not take the value"))
         }
+    }
+
+    /// After a reset of the device that the kernel knows nothing of. Writing the command register has the kernel restore the BARs, which it keeps; MSI-X has
+    /// to be switched off and on, as the kernel takes it for enabled.
+    fn restore(&self) -> io::Result<()> {
+        // Else reading the command register back would find all bits set.
+        if self.read_config(PCI_VENDOR)? == u16::MAX {
+            return Err(io::Error::other("the device does not answer"));
+        }
+        self.set_command(MEMORY_SPACE | BUS_MASTER, true)?;
+        if self.vectors.is_empty() {
+            return Ok(());
+        }
+        let connected =
+            self.device.disable_msix().and_then(|()| self.device.enable_msix(self.vectors.iter().collect()));
+        connected.map_err(|error| io::Error::other(error.to_string()))
     }
 
     /// Has the kernel tell of removals and bus errors, where it can.
@@ -427,6 +449,16 @@ impl Transport for VfioTransport {
             .collect();
         open.vectors = vectors;
         fds.map_err(io_error)
+    }
+
+    fn restore(&self) -> Result<(), TransportError> {
+        let open = self.lock();
+        let open = open.as_ref().ok_or_else(|| self.gone())?;
+        open.restore().map_err(|source| TransportError::Io {
+            address: self.address.to_string(),
+            what: "restore the configuration",
+            source,
+        })
     }
 
     fn take_events(&self) -> DeviceEvents {
