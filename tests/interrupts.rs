@@ -34,7 +34,8 @@ fn waiting_thread(rig: &Rig) -> std::thread::JoinHandle<u64> {
 
 #[test]
 fn a_sleeping_poller_is_woken_by_messages_completions_registrations_and_detach() {
-    let rig: Rig = Rig::attach_with(Config::default(), with_interrupts());
+    let config = Config { nssr: Some(Duration::from_millis(5)), ..Config::default() };
+    let rig: Rig = Rig::attach_with(config, with_interrupts());
     let waiting = waiting_thread(&rig);
     for round in 0..50 {
         let producer = rig.ctrlr.register("monitor").expect("registered");
@@ -46,6 +47,9 @@ fn a_sleeping_poller_is_woken_by_messages_completions_registrations_and_detach()
         rig.ctrlr.unregister("monitor", DEADLINE).expect("a retirement wakes it");
     }
     rig.ctrlr.reset().expect("asked").wait(DEADLINE).expect("a reset wakes it, and ends");
+    rig.ctrlr.reset_subsystem().expect("there is one").wait(DEADLINE).expect("and one of the subsystem");
+    let producer = rig.ctrlr.register("monitor").expect("registered");
+    producer.call(admin::smart_log(), DEADLINE).expect("its interrupts were connected again");
     rig.finish();
     let waits = waiting.join().expect("no panic");
     assert!(waits > 50, "{waits} waits");

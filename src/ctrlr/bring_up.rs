@@ -358,6 +358,7 @@ fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
         max_queue_entries: u32::from(cap.mqes_z()) + 1,
         io_queues: 0,
         dstrd: cap.dstrd(),
+        nssrs: cap.nssrs(),
     });
     core.hub.publish_identity(Arc::new(identity));
     Ok(())

@@ -113,6 +113,8 @@ pub(crate) struct Core {
     pub(super) reset_waiters: Vec<Responder>,
     /// The reset in progress aborts what is queued.
     pub(super) aborts_queued: bool,
+    /// The reset in progress is one of the NVM subsystem: nothing harsher is left.
+    pub(super) resets_subsystem: bool,
     /// Who waits for a queue pair to be connected.
     pub(super) connect_waiters: Vec<(Arc<QpairSlot>, Responder)>,
     /// Commands that create or delete queues and have not been answered yet.
@@ -154,6 +156,7 @@ impl Core {
             rescan_waiters: Vec::new(),
             reset_waiters: Vec::new(),
             aborts_queued: false,
+            resets_subsystem: false,
             connect_waiters: Vec::new(),
             queue_commands: 0,
             scratch: Some(scratch),
@@ -248,6 +251,11 @@ impl Core {
                 self.reset_waiters.push(responder);
                 self.hub.attention.raise(attention::RESET);
             }
+            Message::ResetSubsystem if self.hub.has_subsystem_reset() => {
+                self.reset_waiters.push(responder);
+                self.hub.attention.raise(attention::RESET | attention::SUBSYSTEM);
+            }
+            Message::ResetSubsystem => refuse(responder, Refusal::NoSubsystemReset, None),
             Message::Connect(request) => {
                 self.connect_waiters.push((request.0, responder));
                 self.serve_slots();

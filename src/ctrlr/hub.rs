@@ -30,6 +30,8 @@ pub(crate) mod attention {
     pub(crate) const DETACH: u32 = Attention::FIRST_FREE;
     /// A reset was asked for. Raised by anyone, lowered by the poller.
     pub(crate) const RESET: u32 = Attention::FIRST_FREE << 1;
+    /// With `RESET`: of the whole NVM subsystem. Raised and lowered with it.
+    pub(crate) const SUBSYSTEM: u32 = Attention::FIRST_FREE << 6;
     /// Queue pairs wait to be created or deleted. Raised by their owners, lowered by the poller.
     pub(crate) const QPAIR: u32 = Attention::FIRST_FREE << 2;
     /// The controller has failed and is to be stopped. Raised by whoever saw it, lowered by the poller.
@@ -53,6 +55,8 @@ pub struct Limits {
     pub io_queues: u16,
     /// The doorbell stride exponent (CAP.DSTRD).
     pub dstrd: u8,
+    /// Whether the NVM subsystem can be reset (CAP.NSSRS).
+    pub nssrs: bool,
 }
 
 /// The most snapshots that wait for a control thread to free them.
@@ -90,6 +94,8 @@ pub(crate) struct Hub {
     pub(crate) statistics: Statistics,
     /// How many resets are over, successfully or not. Written by whoever owns the core.
     pub(crate) resets: AtomicU32,
+    /// How many of these, with success, were of the NVM subsystem. Written by whoever owns the core.
+    pub(crate) subsystem_resets: AtomicU32,
     /// What the time of the last poll is counted from.
     pub(crate) epoch: Instant,
     /// Milliseconds since the attach began, as of the poller's last look at the time; wraps. Written by whoever owns the core.
@@ -120,6 +126,7 @@ impl Hub {
             reader: super::seat::ReaderRecord::default(),
             statistics: Statistics::default(),
             resets: AtomicU32::new(0),
+            subsystem_resets: AtomicU32::new(0),
             epoch: Instant::now(),
             clock_ms: AtomicU32::new(0),
             pleas: SegQueue::new(),
@@ -204,6 +211,21 @@ impl Hub {
     pub(crate) fn resets_done(&self) -> u32 {
         // Acquire: pairs with the Release in `count_reset`.
         self.resets.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn count_subsystem_reset(&self) {
+        // Release: pairs with the Acquire in `subsystem_resets_done`, as above.
+        self.subsystem_resets.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn subsystem_resets_done(&self) -> u32 {
+        // Acquire: pairs with the Release in `count_subsystem_reset`.
+        self.subsystem_resets.load(Ordering::Acquire)
+    }
+
+    /// Whether the NVM subsystem can be reset, as the controller said at its last bring-up.
+    pub(crate) fn has_subsystem_reset(&self) -> bool {
+        self.limits.load().as_ref().is_some_and(|limits| limits.nssrs)
     }
 }
 

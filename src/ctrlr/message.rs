@@ -34,6 +34,8 @@ pub enum Message {
     Rescan,
     /// Resets the controller; answered when that is over.
     Reset,
+    /// Resets the NVM subsystem, and with it the controller; answered when that is over. See [`super::Ctrlr::reset_subsystem`].
+    ResetSubsystem,
     /// Creates the queues of a queue pair; made by [`crate::poller::QueuePair::create`].
     Connect(ConnectRequest),
     /// Aborts a message that was sent before to a mailbox ([`crate::ring::Mailbox::id`]) under this token, and is still under way. Its own outcome says
@@ -130,6 +132,9 @@ pub enum Refusal {
         "the command's data are not as the controller needs them: dword aligned, and no transfer without data"
     )]
     BadData,
+    /// The controller has no NVM subsystem reset.
+    #[error("the controller has no NVM subsystem reset (CAP.NSSRS is 0); reset the controller itself")]
+    NoSubsystemReset,
     /// The controller has no I/O queues.
     #[error("the controller has no external I/O queue pair; admin commands still work")]
     NoIoQueue,
@@ -150,6 +155,7 @@ impl fmt::Debug for Message {
             Self::Io { command, .. } => f.debug_tuple("Io").field(command).finish(),
             Self::Rescan => f.write_str("Rescan"),
             Self::Reset => f.write_str("Reset"),
+            Self::ResetSubsystem => f.write_str("ResetSubsystem"),
             Self::Connect(request) => request.fmt(f),
             Self::Abort { token, .. } => f.debug_tuple("Abort").field(token).finish(),
             Self::TimedOut { token, .. } => f.debug_tuple("TimedOut").field(token).finish(),

@@ -158,6 +158,14 @@ impl<S: Scheme> Ctrlr<S> {
         Reset::ask(&self.0.hub, queued)
     }
 
+    /// Asks for a reset of the whole NVM subsystem (NSSR), where the controller has it ([`Limits::nssrs`]); [`ResetError::NoSubsystemReset`] if not. It ends every
+    /// controller of the subsystem, those of other drivers too, and the device may be away from its bus for a while.
+    ///
+    /// For this controller it is as [`Ctrlr::reset`], but that it is first told of a shutdown, where it can hear of it, for what may lie in its caches.
+    pub fn reset_subsystem(&self) -> Result<Reset, ResetError> {
+        Reset::ask_subsystem(&self.0.hub)
+    }
+
     /// Subscribes to the controller's asynchronous events (health, namespaces, firmware), from now on. Every subscriber gets all of them, each with how often
     /// it came; that of a change of namespaces when they were read anew.
     pub fn subscribe(&self) -> Subscription {

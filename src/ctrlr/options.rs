@@ -27,7 +27,8 @@ pub enum ControllerEvent {
         /// How long it has been outstanding, at least.
         waited: Duration,
     },
-    /// The driver begins a reset by itself, for this reason. If the handler objects, the controller fails instead.
+    /// The driver begins a reset by itself, for this reason; if it is that of a reset which failed, one of the subsystem
+    /// ([`Timeouts::subsystem_reset`]). If the handler objects, the controller fails instead.
     Recovering(Failure),
     /// The controller failed, or is gone. Its device is stopped and its descriptor closed without anybody's doing; only detaching is left.
     Failed(Failure),
@@ -50,6 +51,9 @@ pub struct Timeouts {
     /// How many resets the driver begins by itself (for a command that could not be aborted, one of its own that is stuck, a fatal status) within a minute;
     /// one more such reason, and the controller has failed.
     pub resets_per_minute: u32,
+    /// Whether a controller reset that fails, whoever began it, is followed by a reset of the NVM subsystem where there is one ([`super::Limits::nssrs`]), before
+    /// the controller has failed. It ends every controller of the subsystem, those of other drivers too, so that only the embedder can know.
+    pub subsystem_reset: bool,
 }
 
 /// What is done about a command that takes too long, if the embedder does not object.
@@ -65,7 +69,8 @@ pub enum TimeoutAction {
 }
 
 impl Default for Timeouts {
-    /// 30 s for I/O, 60 s for an admin command, 15 minutes for a slow one, 5 s for an Abort; late commands are aborted; three resets a minute.
+    /// 30 s for I/O, 60 s for an admin command, 15 minutes for a slow one, 5 s for an Abort; late commands are aborted; three resets a minute, none of them of
+    /// the subsystem.
     fn default() -> Self {
         Self {
             io: Duration::from_secs(30),
@@ -74,6 +79,7 @@ impl Default for Timeouts {
             abort: Duration::from_secs(5),
             action: TimeoutAction::default(),
             resets_per_minute: 3,
+            subsystem_reset: false,
         }
     }
 }

@@ -30,9 +30,10 @@ impl Core {
             self.hear_pleas(now);
         }
         if bits & attention::RESET != 0 && matches!(self.phase, Phase::Running | Phase::Stopped) {
-            hub.attention.lower(attention::RESET);
+            let lowered = hub.attention.lower(attention::RESET | attention::SUBSYSTEM);
+            let is_subsystem = lowered & attention::SUBSYSTEM != 0;
             if hub.state.advance(CtrlrState::Resetting) {
-                self.take_down(Why::Reset, now);
+                self.take_down(if is_subsystem { Why::SubsystemReset } else { Why::Reset }, now);
             }
         }
         if bits & attention::QPAIR != 0 {
@@ -51,6 +52,7 @@ impl Core {
 
     pub(super) fn take_down(&mut self, why: Why, now: Instant) {
         self.hub.attention.raise(attention::BUSY);
+        self.resets_subsystem |= why == Why::SubsystemReset;
         let takedown = Takedown::start(self, why, now);
         self.phase = Phase::TakingDown(takedown);
         self.give_up_retries();
@@ -71,6 +73,9 @@ impl Core {
             Phase::BringingUp(mut bring_up) => match bring_up.step(self, now) {
                 Ok(false) => self.phase = Phase::BringingUp(bring_up),
                 Ok(true) => self.brought_up(now),
+                Err(failure) if self.may_reset_subsystem(&failure) => {
+                    self.take_down(Why::SubsystemReset, now);
+                }
                 Err(failure) => {
                     self.phase = Phase::BringingUp(bring_up);
                     self.hub.count_reset();
@@ -84,11 +89,14 @@ impl Core {
 
     fn taken_down(&mut self, why: Why, stopped: &Result<(), Failure>, now: Instant) {
         match (why, stopped) {
-            (Why::Reset, Ok(())) => {
+            (Why::Reset | Why::SubsystemReset, Ok(())) => {
                 self.device_stopped(AbortReason::Reset);
                 self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
             }
-            (Why::Reset, Err(failure)) => {
+            (Why::Reset, Err(failure)) if self.may_reset_subsystem(failure) => {
+                self.take_down(Why::SubsystemReset, now);
+            }
+            (Why::Reset | Why::SubsystemReset, Err(failure)) => {
                 // It would not stop: it cannot be trusted with memory. The take-down for the failure takes that away; it begins now, so that no
                 // message of this poll is submitted to a device that is half stopped.
                 self.hub.count_reset();
@@ -141,6 +149,11 @@ impl Core {
         self.hub.aborts_queued.store(false, Ordering::Relaxed);
         if self.hub.state.get() == CtrlrState::Resetting {
             self.hub.state.advance(CtrlrState::Live);
+            if std::mem::take(&mut self.resets_subsystem) {
+                // Who asked for one meanwhile has it with this. Before it is counted: who asks after that means the next one.
+                self.hub.attention.lower(attention::RESET | attention::SUBSYSTEM);
+                self.hub.count_subsystem_reset();
+            }
             self.hub.count_reset();
         }
         self.aborts_queued = false;

@@ -4,6 +4,7 @@
 //!  a command is late ─▶ the embedder is told ─▶ Abort ─▶ not back in time ─┐
 //!  a command of the driver's own is late, or an Abort ────────────────────┤
 //!  CSTS.CFS ──────────────────────────────────────────────────────────────┴▶ reset ─▶ does not succeed, or too many of them ─▶ failed
+//!                                                                              └▶ does not succeed ─▶ subsystem reset, if allowed ─▶ failed
 //! ```
 //! Late commands are found by a [`Watchdog`], one for each queue pair, in the part of a poll that is timed. Nothing here waits. Which command is late, and
 //! what follows, of a user's queue pair: its owner's thread finds out and asks the poller (a [`Plea`]), which owns the admin queue.
@@ -13,7 +14,7 @@ use super::core::{Core, Owner, Phase, Purpose};
 use super::hub::attention;
 use super::message::Responder;
 use super::options::{ControllerEvent, EventAnswer, TimeoutAction, Timeouts};
-use super::state::Failure;
+use super::state::{CtrlrState, Failure};
 use super::watchdog::{Late, Watchdog};
 use crate::ring::MailboxId;
 use crate::spec::command::Command;
@@ -260,6 +261,22 @@ impl Core {
         }
         tracing::warn!(address = self.hub.transport.address(), %cause, "the controller is reset");
         self.hub.attention.raise(attention::RESET);
+    }
+
+    /// Whether a reset that failed is followed by one of the subsystem: where the embedder allows it and does not object, the controller has it, it is there to
+    /// hear of it, and it was not what failed.
+    pub(super) fn may_reset_subsystem(&self, cause: &Failure) -> bool {
+        let hub = &self.hub;
+        let may = hub.options.timeouts.subsystem_reset
+            && hub.has_subsystem_reset()
+            && hub.state.get() == CtrlrState::Resetting
+            && !self.resets_subsystem
+            && !matches!(cause, Failure::Removed { .. } | Failure::Host(_))
+            && hub.options.tell(&ControllerEvent::Recovering(cause.clone())) == EventAnswer::Proceed;
+        if may {
+            tracing::warn!(address = hub.transport.address(), %cause, "the subsystem is reset");
+        }
+        may
     }
 }
 

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub struct Reset {
     hub: Arc<Hub>,
-    /// How many resets were over when it was asked for.
+    /// How many resets of its kind are over.
+    done: fn(&Hub) -> u32,
+    /// How many were when it was asked for.
     before: u32,
 }
 
@@ -37,6 +39,9 @@ pub enum ResetError {
     /// The controller is detached, or being detached.
     #[error("the controller is detached")]
     Detached,
+    /// The controller has no NVM subsystem reset.
+    #[error("the controller has no NVM subsystem reset (CAP.NSSRS is 0); reset the controller itself")]
+    NoSubsystemReset,
     /// The deadline passed; the reset goes on when the poller does.
     #[error("the reset is not over within the deadline: {0}")]
     Deadline(Stalled),
@@ -48,8 +53,7 @@ pub enum ResetError {
 impl Reset {
     /// Asks for a reset, or joins the one that is in progress.
     pub(super) fn ask(hub: &Arc<Hub>, queued: Queued) -> Result<Self, ResetError> {
-        let before = hub.resets_done();
-        let reset = Self { hub: Arc::clone(hub), before };
+        let reset = Self::new(hub, Hub::resets_done);
         if queued == Queued::Abort {
             // Relaxed: published by raising the bit below, or, where a reset is in progress, in time for nothing in particular.
             hub.aborts_queued.store(true, Ordering::Relaxed);
@@ -64,6 +68,23 @@ impl Reset {
         }
     }
 
+    /// Asks for a reset of the NVM subsystem, or joins the one that is in progress. It follows the end of a controller reset that is.
+    pub(super) fn ask_subsystem(hub: &Arc<Hub>) -> Result<Self, ResetError> {
+        let reset = Self::new(hub, Hub::subsystem_resets_done);
+        match hub.state.get() {
+            CtrlrState::Failed | CtrlrState::Detaching | CtrlrState::Detached => Err(reset.refused()),
+            _ if !hub.has_subsystem_reset() => Err(ResetError::NoSubsystemReset),
+            CtrlrState::Attaching | CtrlrState::Live | CtrlrState::Resetting => {
+                hub.attention.raise(attention::RESET | attention::SUBSYSTEM);
+                Ok(reset)
+            }
+        }
+    }
+
+    fn new(hub: &Arc<Hub>, done: fn(&Hub) -> u32) -> Self {
+        Self { hub: Arc::clone(hub), done, before: done(hub) }
+    }
+
     fn refused(&self) -> ResetError {
         match self.hub.state.failure() {
             Some(failure) => ResetError::Failed(failure.clone()),
@@ -75,7 +96,7 @@ impl Reset {
     pub fn is_over(&self) -> Option<Result<(), ResetError>> {
         match self.hub.state.get() {
             CtrlrState::Failed | CtrlrState::Detaching | CtrlrState::Detached => Some(Err(self.refused())),
-            _ if self.hub.resets_done() != self.before => Some(Ok(())),
+            _ if (self.done)(&self.hub) != self.before => Some(Ok(())),
             _ => None,
         }
     }

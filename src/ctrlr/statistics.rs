@@ -55,6 +55,8 @@ pub struct CtrlrStatistics {
     pub retries: u64,
     /// Resets that are over.
     pub resets: u32,
+    /// Those of them, with success, that were of the NVM subsystem.
+    pub subsystem_resets: u32,
 }
 
 impl super::hub::Hub {
@@ -65,6 +67,7 @@ impl super::hub::Hub {
             events: self.statistics.events.get(),
             retries: self.statistics.retries.get(),
             resets: self.resets_done(),
+            subsystem_resets: self.subsystem_resets_done(),
         }
     }
 }

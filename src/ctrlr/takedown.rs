@@ -2,8 +2,8 @@
 //!
 //! Detach says goodbye first (NVMe Base 2.0, 3.6.1): delete the I/O queues, notify the shutdown, wait until it is complete. A failure's take-down asks
 //! nothing of the queues, which cannot be trusted, but notifies the shutdown where the controller can hear it, as there is no later moment for it: what
-//! was answered and lies in a volatile cache may be written out yet. A reset notifies nothing: the power stays on. All
-//! end with CC.EN = 0 and RDY = 0. Each wait has a deadline, past which the next harsher step follows; the last one takes bus mastering away.
+//! was answered and lies in a volatile cache may be written out yet. So does a reset of the NVM subsystem, after which the device may have been off its bus
+//! for a while. A controller reset notifies nothing: the power stays on. All end with CC.EN = 0 and RDY = 0. Each wait has a deadline, past which the next harsher step follows; the last one takes bus mastering away.
 #![forbid(unsafe_code)]
 
 use super::bring_up::{EXTERNAL_QID, ready_timeout};
@@ -11,17 +11,19 @@ use super::connect::QpairSlot;
 use super::core::{Core, Phase, Purpose};
 use super::hub::Hub;
 use super::qpair_slot::SlotState;
-use super::registers::{check_csts, read_cc, write_cc};
+use super::registers::{check_cap, check_csts, read_cc, write_cc};
 use super::state::Failure;
 use super::wait::Wait;
 use crate::spec::command::Command;
-use crate::spec::registers::{CSTS, Csts};
+use crate::spec::registers::{CSTS, Csts, NSSR, NSSR_MAGIC};
+use crate::transport::Transport;
 use std::time::{Duration, Instant};
 
 /// What the take-down is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     Reset,
+    SubsystemReset,
     Failure,
     Detach,
 }
@@ -33,8 +35,13 @@ const SHST_COMPLETE: u8 = 0b10;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the deletion of the I/O queues may take before the shutdown goes on without it.
 const DELETION_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a controller that failed may take for its shutdown: requests in flight come back only after it.
+/// How long a controller that failed, or is reset with its subsystem, may take for its shutdown: requests in flight come back only after it.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a device may be away in a reset of the NVM subsystem, or its controller take to be ready or not (CAP.TO), whichever is longer.
+const ABSENCE: Duration = Duration::from_secs(10);
+/// How often it is looked for meanwhile: a read of a device that does not answer takes its time.
+const LOOK_PERIOD: Duration = Duration::from_millis(10);
 
 /// How long a queue pair's thread that was caught at its doorbell, and preempted there, is waited for. Past it the take-down goes on without: a doorbell
 /// that is rung for a queue that is gone does no harm (a controller ignores it, or reports an invalid doorbell as an event, and the queues are created again
@@ -53,6 +60,8 @@ enum Stage {
     /// Enabled but not ready: CC.EN must not be cleared before it is.
     ReadyBeforeDisable,
     Disabled,
+    /// NSSR was written: the device may be away, and when it is back its controller is disabled.
+    SubsystemReset,
 }
 
 /// One take-down on its way.
@@ -67,6 +76,8 @@ pub(super) struct Takedown {
     patience: Option<Instant>,
     /// I/O queue pairs of whose queues, of the kind that the stage deletes, the deletion waits for room in the admin queue.
     undeleted: Vec<u16>,
+    /// When to look next for a device that may be away.
+    look_at: Instant,
 }
 
 impl Takedown {
@@ -86,6 +97,7 @@ impl Takedown {
             wait: Wait::new(now, DOORBELL_TIMEOUT),
             patience: None,
             undeleted: Vec::new(),
+            look_at: now,
         }
     }
 
@@ -103,9 +115,59 @@ impl Takedown {
             Why::Detach if !csts.cfs() => {
                 self.enter(Stage::ReadyBeforeShutdown, now, ready_timeout(&core.hub));
             }
-            Why::Failure if can_hear => self.notify_shutdown(core, now),
-            _ => self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub)),
+            Why::Failure | Why::SubsystemReset if can_hear => self.notify_shutdown(core, now),
+            _ => self.stop_device(core, now),
         }
+    }
+
+    /// No goodbye is to be said any more.
+    fn stop_device(&mut self, core: &Core, now: Instant) {
+        let timeout = ready_timeout(&core.hub);
+        if self.why != Why::SubsystemReset {
+            return self.enter(Stage::ReadyBeforeDisable, now, timeout);
+        }
+        let transport = &*core.hub.transport;
+        clear_nssro(transport);
+        transport.write_u32(NSSR, NSSR_MAGIC);
+        self.enter(Stage::SubsystemReset, now, timeout.max(ABSENCE));
+    }
+
+    /// Looks whether the device is back from a reset of the subsystem, and sets up its bus again. That it cannot be read is no removal until the wait is over.
+    fn come_back(&mut self, core: &Core, now: Instant) -> Option<Result<(), Failure>> {
+        let is_over = self.wait.is_over(now);
+        if now < self.look_at && !is_over {
+            return None;
+        }
+        self.look_at = now + LOOK_PERIOD;
+        let transport = &*core.hub.transport;
+        let csts = match check_cap(transport).and_then(|_| check_csts(transport)) {
+            Ok(csts) => csts,
+            Err(Failure::Fatal { csts }) => Csts::from_bits(csts),
+            Err(gone) => {
+                if is_over || transport.is_gone() {
+                    return Some(Err(gone));
+                }
+                // Until then its registers may not even be decoded. Fails while it does not answer, and is tried again.
+                let _ = transport.restore();
+                return None;
+            }
+        };
+        let is_enabled = read_cc(transport).en();
+        // CC.EN may have been 0 before as well: then only NSSRO tells.
+        let is_reset = csts.nssro() || self.was_running && !is_enabled;
+        if is_reset && !is_enabled && !csts.rdy() {
+            match transport.restore() {
+                Ok(()) => {
+                    clear_nssro(transport);
+                    return Some(Ok(()));
+                }
+                Err(error) if is_over => return Some(Err(Failure::Host(error.to_string()))),
+                Err(_) => return None,
+            }
+        }
+        let what = "the end of its subsystem reset";
+        let waited_ms = self.wait.lasted_ms(now);
+        is_over.then(|| Err(Failure::Timeout { what, waited_ms, csts: csts.into_bits() }))
     }
 
     /// Whether a queue pair's thread is at its doorbell, and still waited for.
@@ -139,12 +201,15 @@ impl Takedown {
     /// One step on. At the end `Ok` when the controller stopped by itself, or why it did not; the device can write to no memory in either case
     /// (but for a reset that failed, which is followed by a take-down for that failure).
     pub(super) fn step(&mut self, core: &mut Core, now: Instant) -> Option<Result<(), Failure>> {
+        if self.stage == Stage::SubsystemReset {
+            return self.come_back(core, now).map(|result| self.end(core, result));
+        }
         let is_hurried = self.patience.is_some_and(|patience| now >= patience);
         let csts = match check_csts(&*core.hub.transport) {
             Ok(csts) => csts,
             Err(Failure::Fatal { csts }) => {
                 if !matches!(self.stage, Stage::Doorbells | Stage::ReadyBeforeDisable | Stage::Disabled) {
-                    self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
+                    self.stop_device(core, now);
                 }
                 Csts::from_bits(csts)
             }
@@ -166,9 +231,7 @@ impl Takedown {
             Stage::ReadyBeforeShutdown if is_late || !is_coming_up(core, csts) => {
                 self.notify_shutdown(core, now);
             }
-            Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => {
-                self.enter(Stage::ReadyBeforeDisable, now, ready_timeout(&core.hub));
-            }
+            Stage::Shutdown if csts.shst() == SHST_COMPLETE || is_late => self.stop_device(core, now),
             Stage::ReadyBeforeDisable if is_over || !is_coming_up(core, csts) => {
                 let cc = read_cc(&*core.hub.transport);
                 write_cc(&*core.hub.transport, cc.with_en(false));
@@ -219,7 +282,7 @@ impl Takedown {
         let cc = read_cc(&*core.hub.transport);
         write_cc(&*core.hub.transport, cc.with_shn(SHN_NORMAL));
         let timeout = shutdown_timeout(&core.hub);
-        let timeout = if self.why == Why::Failure { timeout.min(FAREWELL_TIMEOUT) } else { timeout };
+        let timeout = if self.why == Why::Detach { timeout } else { timeout.min(FAREWELL_TIMEOUT) };
         self.enter(Stage::Shutdown, now, timeout);
     }
 
@@ -227,13 +290,21 @@ impl Takedown {
     fn end(&self, core: &Core, stopped: Result<(), Failure>) -> Result<(), Failure> {
         // Flushes posted writes: nothing that was written before is still on its way to the device.
         core.hub.transport.read_u32(CSTS);
-        if self.why != Why::Reset
+        if !matches!(self.why, Why::Reset | Why::SubsystemReset)
             && let Err(error) = core.hub.transport.set_bus_master(false)
             && !core.hub.transport.is_gone()
         {
             tracing::error!(%error, "bus mastering could not be switched off");
         }
         stopped
+    }
+}
+
+/// Clears CSTS.NSSRO, so that only the next reset of the subsystem sets it.
+fn clear_nssro(transport: &dyn Transport) {
+    let value = transport.read_u32(CSTS);
+    if value != u32::MAX && Csts::from_bits(value).nssro() {
+        transport.write_u32(CSTS, Csts::new().with_nssro(true).into_bits());
     }
 }
 

@@ -195,8 +195,8 @@ impl<S: Scheme> Poller<S> {
         let polled = self.poll(now);
         if let (Ok(0), Some(seated)) = (&polled, &self.seated) {
             let bits = hub.attention.bits();
-            if bits == attention::BUSY {
-                // A reset: its steps look at registers, which signal nothing.
+            if bits & !(attention::RESET | attention::SUBSYSTEM) == attention::BUSY {
+                // A reset, and maybe the next one asked for: its steps look at registers, which signal nothing.
                 std::thread::sleep(timeout.min(NAP));
             } else if bits == 0
                 && let Err(error) = interrupts.sleep_as_poller(timeout.min(seated.core.due_in(now)))

@@ -1,7 +1,9 @@
 //! What the driver does by itself when the device does wrong: commands that are never answered, controllers that fail, resets that do not succeed. On a device
 //! that is stepped, with faults by description and a clock that the test keeps, so that each bound is checked to the millisecond.
 //!
-//! `world` is the controller with its clock; `late` has commands that take too long, `events` what the controller reports, `faults` one fault after the other, `keep_alive` the sign of life that controllers may ask for, `resets` what is reset and why, `retries` what is sent again.
+//! `world` is the controller with its clock; `late` has commands that take too long, `events` what the controller reports, `faults` one fault after the other,
+//! `keep_alive` the sign of life that controllers may ask for, `resets` what is reset and why, `retries` what is sent again, `subsystem` the resets that take the
+//! whole device along.
 #![allow(unreachable_pub, reason = "a test target exports nothing")]
 
 mod events;
@@ -10,4 +12,5 @@ mod keep_alive;
 mod late;
 mod resets;
 mod retries;
+mod subsystem;
 mod world;
