@@ -34,6 +34,8 @@ pub enum Operation<'a> {
     Io(&'a Command),
     /// A controller reset.
     Reset,
+    /// A reset of the NVM subsystem, with every controller of it.
+    SubsystemReset,
     /// The namespaces read anew.
     Rescan,
 }
@@ -86,9 +88,8 @@ pub(super) fn check(asking: &Asking<'_>, is_admin: bool, command: &Command) -> R
 }
 
 /// Resets and rescans: root's, and a reset is nothing for a read-only node.
-pub(super) fn check_control(asking: &Asking<'_>, is_reset: bool) -> Result<(), Errno> {
-    let operation = if is_reset { Operation::Reset } else { Operation::Rescan };
-    decide(asking, is_reset, operation, || asking.is_root())
+pub(super) fn check_control(asking: &Asking<'_>, operation: Operation<'_>) -> Result<(), Errno> {
+    decide(asking, !matches!(operation, Operation::Rescan), operation, || asking.is_root())
 }
 
 fn decide(

@@ -8,7 +8,7 @@
 use super::blk;
 use super::ioctls::{self, PassthruCmd, PassthruCmd64, UserIo};
 use super::passthru::{Passthru, Shape};
-use super::policy::{self, Policy};
+use super::policy::{self, Operation, Policy};
 use super::wire::{self, IoVec};
 use crate::ctrlr::Namespace;
 use crate::spec::command::Command;
@@ -36,6 +36,8 @@ pub(super) struct Asking<'a> {
     pub(super) policy: Option<&'a Policy>,
     pub(super) namespaces: &'a [Namespace],
     pub(super) max_transfer_bytes: usize,
+    /// The controller has an NVM subsystem reset.
+    pub(super) has_subsystem_reset: bool,
     pub(super) cmd: u32,
     pub(super) flags: u32,
     pub(super) arg: u64,
@@ -55,6 +57,8 @@ pub(super) enum Step<'a> {
     Run(Run<'a>),
     /// A controller reset.
     Reset,
+    /// A reset of the NVM subsystem.
+    SubsystemReset,
     /// The namespaces are to be read anew.
     Rescan,
 }
@@ -145,8 +149,11 @@ pub(super) fn step<'a>(asking: &Asking<'a>, rounds: &mut Rounds) -> Result<Step<
             NodeKind::Ctrlr => Err(Errno::NOTTY),
             NodeKind::Namespace(nsid) => Ok(Step::Answer(nsid.cast_signed(), Vec::new())),
         },
-        ioctls::RESET if is_ctrlr => policy::check_control(asking, true).map(|()| Step::Reset),
-        ioctls::RESCAN => policy::check_control(asking, false).map(|()| Step::Rescan),
+        ioctls::RESET if is_ctrlr => policy::check_control(asking, Operation::Reset).map(|()| Step::Reset),
+        ioctls::SUBSYS_RESET if is_ctrlr && asking.has_subsystem_reset => {
+            policy::check_control(asking, Operation::SubsystemReset).map(|()| Step::SubsystemReset)
+        }
+        ioctls::RESCAN => policy::check_control(asking, Operation::Rescan).map(|()| Step::Rescan),
         ioctls::ADMIN_CMD => passthru(asking, rounds, stage, Shape::Cmd { is_admin: true }),
         ioctls::ADMIN64_CMD => {
             passthru(asking, rounds, stage, Shape::Cmd64 { is_admin: true, is_vector: false })
@@ -165,7 +172,6 @@ pub(super) fn step<'a>(asking: &Asking<'a>, rounds: &mut Rounds) -> Result<Step<
         ioctls::SUBMIT_IO_32 => {
             passthru(asking, rounds, stage, Shape::Io { bytes: ioctls::USER_IO_32_BYTES })
         }
-        // SUBSYS_RESET is among the others: no controller here can be asked for one.
         _ => blk::step(asking),
     }
 }

@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::node::{Node, NodeState};
 use super::request::{Run, Transfer};
 use super::wire::IoVec;
-use crate::ctrlr::{Message, Producer, Refusal, Reply, Reset, SendErrorReason};
+use crate::ctrlr::{Message, Producer, Refusal, Reply, Reset, ResetError, SendErrorReason};
 use crate::dma::{DmaError, DmaSlice};
 use crate::ring::{AbortReason, LockFree, Mailbox, Outcome};
 use crate::spec::command::AdminOpcode;
@@ -164,8 +164,19 @@ impl Requests {
         self.unsent.push_back((token, Message::Rescan));
     }
 
-    pub(super) fn reset(&mut self, node: &Node, unique: u64, reset: Reset, now: Instant) {
-        self.add(node.id, unique, Kind::Reset(reset), now, Duration::from_secs(60));
+    pub(super) fn reset(
+        &mut self,
+        node: &mut Node,
+        unique: u64,
+        reset: Result<Reset, ResetError>,
+        now: Instant,
+    ) {
+        match reset {
+            Ok(reset) => {
+                self.add(node.id, unique, Kind::Reset(reset), now, Duration::from_secs(60));
+            }
+            Err(_) => node.fail(unique, Errno::NODEV),
+        }
     }
 
     /// Hands over what has not been yet, as far as there is room.

@@ -132,6 +132,7 @@ fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace])
             policy: None,
             namespaces: served,
             max_transfer_bytes: MAX_TRANSFER,
+            has_subsystem_reset: true,
             cmd,
             flags,
             arg: 0x1000,
@@ -139,7 +140,7 @@ fn one_ioctl(random: &mut Random, rounds: &mut Rounds, namespaces: &[Namespace])
             out_size,
         };
         let (ranges_in, ranges_out) = match request::step(&asking, rounds) {
-            Err(_) | Ok(Step::Reset | Step::Rescan) => return (round, false),
+            Err(_) | Ok(Step::Reset | Step::SubsystemReset | Step::Rescan) => return (round, false),
             Ok(Step::Answer(_, bytes)) => {
                 assert!(bytes.len() <= out_size, "more than the caller has room for");
                 return (round, false);

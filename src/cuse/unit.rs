@@ -153,6 +153,7 @@ impl Unit {
             policy: self.options.policy.as_ref(),
             namespaces: &self.followed,
             max_transfer_bytes: limits.map_or(0, |limits| limits.max_transfer_bytes),
+            has_subsystem_reset: limits.is_some_and(|limits| limits.nssrs),
             cmd: ioctl.cmd,
             flags: ioctl.flags,
             arg: ioctl.arg,
@@ -166,10 +167,10 @@ impl Unit {
             Ok(Step::Answer(result, bytes)) => node.answer_ioctl(unique, result, &[&bytes]),
             Ok(Step::Run(run)) => self.requests.run(node, unique, caller, &run, now),
             Ok(Step::Rescan) => self.requests.rescan(node, unique, now),
-            Ok(Step::Reset) => match self.ctrlr.reset() {
-                Ok(reset) => self.requests.reset(node, unique, reset, now),
-                Err(_) => node.fail(unique, Errno::NODEV),
-            },
+            Ok(Step::Reset) => self.requests.reset(node, unique, self.ctrlr.reset(), now),
+            Ok(Step::SubsystemReset) => {
+                self.requests.reset(node, unique, self.ctrlr.reset_subsystem(), now);
+            }
         }
     }
 

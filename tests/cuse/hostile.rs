@@ -7,11 +7,13 @@ use slipring::ctrlr::{Message, Reply};
 use slipring::cuse::ioctls::{self, PassthruCmd, PassthruCmd64};
 use slipring::cuse::wire::{InHeader, IoVec, IoctlIn, opcode};
 use slipring::cuse::{Operation, Policy, PolicyRequest, ServeOptions, Verdict};
+use slipring::emulated::Config;
 use slipring::ring::{LockFree, Outcome};
 use slipring::spec::command::{AdminOpcode, Command, NvmOpcode};
 use slipring::spec::feature::FeatureId;
 use slipring::spec::identify::Cns;
 use slipring::spec::log::LogId;
+use std::time::Duration;
 use zerocopy::IntoBytes;
 
 const EINVAL: i32 = libc::EINVAL;
@@ -186,7 +188,7 @@ fn the_drivers_own_commands_and_metadata_are_refused() {
 /// What an ordinary user may do, with a file opened for reading, and for writing.
 #[test]
 fn ordinary_users_may_what_linux_lets_them() {
-    let rack = Rack::new(small());
+    let rack = Rack::new(Config { nssr: Some(Duration::ZERO), ..small() });
     let open = |name: &str, flags: i32| {
         File::open(&rack.kernel.line(name), 1000, flags as u32).expect("the mode is the kernel's to check")
     };
@@ -201,7 +203,7 @@ fn ordinary_users_may_what_linux_lets_them() {
     assert_eq!(admin(&ctrlr, Command::format_nvm(1, 0, 0), &[]), denied);
     assert_eq!(admin(&reader, Command { opcode: 0xc0, ..Command::default() }, &[]), denied);
     let memory = Memory::default();
-    for ioctl in [ioctls::RESET, ioctls::RESCAN] {
+    for ioctl in [ioctls::RESET, ioctls::SUBSYS_RESET, ioctls::RESCAN] {
         assert_eq!(ctrlr.ioctl(ioctl, 0, &memory).err(), Some(libc::EACCES));
     }
     assert!(io(&reader, Command::read(1, 0, 1), &[0; 512]).is_ok());
@@ -226,7 +228,7 @@ fn ordinary_users_may_what_linux_lets_them() {
 fn an_embedders_policy_has_its_word() {
     let judge = |request: &PolicyRequest<'_>| match (request.uid, request.nsid, request.operation) {
         (0, _, Operation::Admin(command)) if command.opcode == AdminOpcode::FORMAT_NVM.0 => Verdict::Refuse,
-        (0, _, Operation::Reset) => Verdict::Refuse,
+        (0, _, Operation::Reset | Operation::SubsystemReset) => Verdict::Refuse,
         (1000, None, Operation::Admin(_) | Operation::Rescan) => Verdict::Allow,
         (1000, Some(1), Operation::Io(command)) if command.opcode == NvmOpcode::READ.0 => Verdict::Refuse,
         (1000, Some(1), Operation::Io(command)) if command.opcode == 0x80 => {
@@ -238,7 +240,8 @@ fn an_embedders_policy_has_its_word() {
     };
     for is_read_only in [false, true] {
         let policy = Some(Policy::new(judge));
-        let rack = Rack::with(small(), &ServeOptions { policy, is_read_only, ..ServeOptions::default() });
+        let config = Config { nssr: Some(Duration::ZERO), ..small() };
+        let rack = Rack::with(config, &ServeOptions { policy, is_read_only, ..ServeOptions::default() });
         let open = |name: &str, uid: u32, flags: i32| {
             File::open(&rack.kernel.line(name), uid, flags as u32).expect("the mode is the kernel's to check")
         };
@@ -248,7 +251,9 @@ fn an_embedders_policy_has_its_word() {
         let log = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
         // Root is refused what the policy says, and nothing else.
         assert_eq!(admin(&ctrlr, Command::format_nvm(1, 0, 0), &[]), denied);
-        assert_eq!(ctrlr.ioctl(ioctls::RESET, 0, &memory), Err(libc::EACCES));
+        for ioctl in [ioctls::RESET, ioctls::SUBSYS_RESET] {
+            assert_eq!(ctrlr.ioctl(ioctl, 0, &memory), Err(libc::EACCES));
+        }
         assert!(admin(&ctrlr, log, &[0; 512]).is_ok() && io(&ns, Command::read(1, 0, 1), &[0; 512]).is_ok());
         // Others may what they could not, on this node, and may not what they could.
         assert!(admin(&theirs, log, &[0; 512]).is_ok());
@@ -273,7 +278,8 @@ fn an_embedders_policy_has_its_word() {
 
 #[test]
 fn read_only_nodes_change_nothing() {
-    let rack = Rack::with(small(), &ServeOptions { is_read_only: true, ..ServeOptions::default() });
+    let config = Config { nssr: Some(Duration::ZERO), ..small() };
+    let rack = Rack::with(config, &ServeOptions { is_read_only: true, ..ServeOptions::default() });
     let (ctrlr, ns) = (rack.ctrlr(), rack.namespace(1));
     assert!(admin(&ctrlr, Command::identify(Cns::CTRLR, 0, 0), &[0; 4096]).is_ok());
     assert!(admin(&ctrlr, Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true), &[0; 512]).is_ok());
@@ -287,6 +293,7 @@ fn read_only_nodes_change_nothing() {
     assert_eq!(io(&ns, Command::write_zeroes(1, 0, 1, false), &[]), denied);
     let mut memory = Memory::default();
     assert_eq!(ctrlr.ioctl(ioctls::RESET, 0, &memory), Err(libc::EACCES));
+    assert_eq!(ctrlr.ioctl(ioctls::SUBSYS_RESET, 0, &memory), Err(libc::EACCES));
     assert_eq!(ctrlr.ioctl(ioctls::RESCAN, 0, &memory), Ok(0));
     let arg = memory.add(&[0; 4]);
     assert_eq!(ns.ioctl(ioctls::BLKROGET, arg, &memory), Ok(0));

@@ -12,6 +12,7 @@ use slipring::spec::identify::{Cns, IdentifyCtrlr};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::sync::Arc;
+use std::time::Duration;
 use zerocopy::{FromBytes, IntoBytes};
 
 const COMPAT: u32 = IOCTL_COMPAT | IOCTL_32BIT;
@@ -226,6 +227,22 @@ fn a_write_protected_namespace_says_so() {
     }
     rack.finish();
     std::fs::remove_file(image).expect("it was there");
+}
+
+/// Where there is one, on the controller's node only; answered when it is over, and all goes on.
+#[test]
+fn a_subsystem_reset_is_over_when_it_is_answered() {
+    let rack = Rack::new(Config { nssr: Some(Duration::from_millis(20)), ..small() });
+    let (ctrlr, ns, memory) = (rack.ctrlr(), rack.namespace(1), Memory::default());
+    let data = pattern(512, 1);
+    assert_eq!(io(&ns, Command::write(1, 5, 1), &data).expect("written").0, 0);
+    assert_eq!(ns.ioctl(ioctls::SUBSYS_RESET, 0, &memory), Err(libc::ENOTTY));
+    for round in 1..=3 {
+        assert_eq!(ctrlr.ioctl(ioctls::SUBSYS_RESET, 0, &memory), Ok(0));
+        assert_eq!(rack.rig.ctrlr.statistics().subsystem_resets, round);
+        assert_eq!(io(&ns, Command::read(1, 5, 1), &[0; 512]), Ok((0, 0, data.clone())));
+    }
+    rack.finish();
 }
 
 #[test]

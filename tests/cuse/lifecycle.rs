@@ -174,15 +174,17 @@ fn nobody_but_root_can_be_impatient() {
 
 #[test]
 fn a_reset_leaves_nobody_without_an_answer() {
-    let rack = Rack::new(stuck_log());
+    let nssr = Some(Duration::from_millis(3));
+    let rack = Rack::new(Config { nssr, ..stuck_log() });
     let memory = Memory::default();
-    for _ in 0..5 {
+    for round in 0..6 {
+        let ioctl = if round % 2 == 0 { ioctls::RESET } else { ioctls::SUBSYS_RESET };
         let files: Vec<_> = (0..6).map(|_| rack.ctrlr()).collect();
         std::thread::scope(|scope| {
             let asking: Vec<_> =
                 files.iter().map(|file| scope.spawn(|| admin(file, log(), &[0; 512]))).collect();
             std::thread::sleep(Duration::from_millis(10));
-            assert_eq!(rack.ctrlr().ioctl(ioctls::RESET, 0, &memory), Ok(0));
+            assert_eq!(rack.ctrlr().ioctl(ioctl, 0, &memory), Ok(0));
             for (file, asking) in files.iter().zip(asking) {
                 // Those that came late wait for ever at the device, and are sent a signal.
                 wait_until("answered", || {
@@ -196,7 +198,8 @@ fn a_reset_leaves_nobody_without_an_answer() {
         });
         assert_eq!(admin(&rack.ctrlr(), identify(), &[0; 4096]).expect("alive again").0, 0);
     }
-    assert_eq!(rack.rig.ctrlr.statistics().resets, 5);
+    let statistics = rack.rig.ctrlr.statistics();
+    assert_eq!((statistics.resets, statistics.subsystem_resets), (6, 3), "over when the ioctl was");
     assert_eq!(rack.served.nodes(), ["nvme0", "nvme0n1"], "the nodes stay");
     rack.finish();
 }
