@@ -157,8 +157,11 @@ impl Core {
             self.hub.count_reset();
         }
         self.aborts_queued = false;
-        for responder in self.reset_waiters.drain(..) {
-            responder.deliver(Outcome::Completed(Reply::WasReset));
+        // One of the subsystem that was asked for meanwhile is still to come, and they wait for that.
+        if self.hub.attention.bits() & attention::SUBSYSTEM == 0 {
+            for responder in self.reset_waiters.drain(..) {
+                responder.deliver(Outcome::Completed(Reply::WasReset));
+            }
         }
         self.keep_alive.begin(now);
         self.configure_events();

@@ -6,6 +6,7 @@ use crate::dice::{Dice, fuzz};
 use crate::hostile::{Hostile, Pages, Wildness};
 use slipring::ctrlr::{
     AttachError, Ctrlr, CtrlrOptions, CtrlrState, Limits, Message, Namespace, Reply, SendErrorReason,
+    Timeouts,
 };
 use slipring::dma::DmaOptions;
 use slipring::poller::{PollError, Poller};
@@ -33,6 +34,7 @@ fn options() -> CtrlrOptions {
         external_queue_entries: 16,
         io_queues: 4,
         max_transfer_bytes: 64 << 10,
+        timeouts: Timeouts { subsystem_reset: true, ..Timeouts::default() },
         dma: DmaOptions { huge_pages: false, block_bytes: 256 << 10 },
         ..CtrlrOptions::default()
     }
@@ -143,6 +145,7 @@ impl World {
             3 => admin(Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true), 512),
             4 => admin(Command::get_log_page(LogId::CHANGED_NS_LIST, u32::MAX, 4096, 0, true), 4096),
             5 => Message::Io { command: Command::flush(1), data: None },
+            6 => Message::ResetSubsystem,
             _ => Message::call(|_| 7),
         }
     }

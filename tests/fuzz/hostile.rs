@@ -6,7 +6,9 @@ use crate::dice::Dice;
 use slipring::dma::{DmaError, DmaMap, MemoryBlock};
 use slipring::spec::command::Command;
 use slipring::spec::completion::Completion;
-use slipring::spec::registers::{ACQ, AQA, ASQ, CAP, CC, CRTO, CSTS, Cap, DOORBELLS, VS};
+use slipring::spec::registers::{
+    ACQ, AQA, ASQ, CAP, CC, CRTO, CSTS, Cap, Csts, DOORBELLS, NSSR, NSSR_MAGIC, VS,
+};
 use slipring::transport::{Doorbell, Transport, TransportError};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -80,7 +82,7 @@ impl Hostile {
     pub fn new(mut dice: Dice, wildness: Wildness, pages: Arc<Pages>) -> Arc<Self> {
         let cap =
             Cap::new().with_mqes_z(63).with_cqr(true).with_to(4).with_css(dice.choose(&[1, 0x41, 0x80, 0]));
-        let mut cap = cap.with_mpsmax(4).into_bits().to_le_bytes();
+        let mut cap = cap.with_mpsmax(4).with_nssrs(true).into_bits().to_le_bytes();
         if dice.below(wildness.registers) < 16 {
             let changes = 1 + dice.below(3);
             dice.mutate(&mut cap, changes);
@@ -168,6 +170,10 @@ impl Hostile {
     }
 
     fn step_registers(&self, state: &mut State) {
+        if state.registers.remove(&NSSR) == Some(NSSR_MAGIC.into()) {
+            let csts = Csts::new().with_nssro(true).into_bits();
+            state.registers.extend([(CC, 0), (CSTS, csts.into())]);
+        }
         let cc = state.registers.get(&CC).copied().unwrap_or(0);
         let (enabled, shn) = (cc & 1 != 0, cc >> 14 & 3);
         let csts = state.registers.get(&CSTS).copied().unwrap_or(0);

@@ -157,9 +157,12 @@ fn it_follows_a_controller_reset_that_is_in_progress() {
     let plain = world.ctrlr.reset().expect("asked");
     world.run("it has begun", |world| world.ctrlr.state() == CtrlrState::Resetting);
     let reset = world.ctrlr.reset_subsystem().expect("asked");
+    let ticket = world.poller.send(Message::ResetSubsystem).expect("seated");
     world.run("the first is over", |_| plain.is_over().is_some());
     assert_eq!(reset.is_over(), None);
+    assert!(!ticket.is_ready());
     world.run("the second as well", |_| reset.is_over().is_some());
+    assert!(matches!(world.outcome(ticket).0, Outcome::Completed(Reply::WasReset)));
     let statistics = world.ctrlr.statistics();
     assert_eq!((statistics.resets, statistics.subsystem_resets), (2, 1));
     assert!(world.works());

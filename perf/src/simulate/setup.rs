@@ -95,6 +95,10 @@ impl Setup {
             config.crdt = [1, 1 + random.below(5) as u16, random.below(50) as u16];
             drawn = with_delays(random, &drawn);
         }
+        if one_in(random, 3) {
+            config.nssr = Some(Duration::from_micros(random.below(3) * random.below(20_000)));
+            options.timeouts.subsystem_reset = one_in(random, 2);
+        }
         let kept = drawn.list().iter().enumerate().filter(|(place, _)| !plan.without.contains(place));
         config.faults = kept.map(|(_, fault)| fault.clone()).collect::<Vec<_>>().into();
         let told = config.faults.clone();

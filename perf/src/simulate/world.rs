@@ -352,7 +352,9 @@ impl World {
     }
 
     pub(super) fn ask_for_reset(&mut self) -> Result<(), String> {
-        match self.ctrlr().reset() {
+        let is_subsystem = self.setup.config.nssr.is_some() && self.random.below(2) == 0;
+        let reset = if is_subsystem { self.ctrlr().reset_subsystem() } else { self.ctrlr().reset() };
+        match reset {
             Ok(reset) => {
                 self.counts.resets += 1;
                 self.resets.push(reset);

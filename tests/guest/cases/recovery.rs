@@ -8,7 +8,7 @@
 use crate::group::{Group, Test};
 use crate::hardware::{Controller, Media, Namespace};
 use crate::inside::driver::attach_with;
-use crate::inside::{Inside, note};
+use crate::inside::{Inside, note, pci};
 use slipring::ctrlr::{
     ControllerEvent, Ctrlr, CtrlrOptions, CtrlrState, EventAnswer, Message, OnEvent, Reply, TimeoutAction,
     Timeouts,
@@ -17,7 +17,10 @@ use slipring::dma::DmaSlice;
 use slipring::poller::{IoCompletion, Poller, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, LockFree, Outcome, Ticket};
 use slipring::spec::command::{Command, NvmOpcode};
+use slipring::spec::registers::{CAP, CSTS, Csts};
 use slipring::spec::status::Status;
+use slipring::transport::Transport as _;
+use slipring::transport::vfio::VfioTransport;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,10 @@ use std::time::{Duration, Instant};
 const LATENCY: Duration = Duration::from_secs(2);
 /// For what never takes long unless something hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
+/// A sleep that an interrupt ends, or the test has failed.
+const LONG: Duration = Duration::from_secs(120);
+/// What the kernel says of a device that was reset behind its back.
+const RESTORED: &str = "vfio_bar_restore: reset recovery - restoring BARs";
 const DEPTH: u64 = 12;
 const BYTES: usize = 4096;
 /// How long QEMU may take to start what a doorbell announces.
@@ -53,6 +60,10 @@ pub fn group() -> Group {
         .test(test("late_commands_that_no_abort_ends_have_their_answers", late_and_patient))
         .test(test("late_commands_are_ended_by_a_reset", late_and_reset))
         .test(test("medium_errors_are_the_devices_word_and_spoil_nothing_else", medium_errors))
+        .test(
+            test("what_a_reset_of_the_device_takes_from_its_bus_is_restored", restored)
+                .allow_log(&[RESTORED]),
+        )
         .test(test("ten_resets_under_load_lose_nothing", ten_resets))
 }
 
@@ -312,6 +323,39 @@ fn medium_errors(inside: &Inside) {
         rig.settle();
     }
     rig.finish();
+}
+
+/// QEMU 7.2 has no NVM subsystem reset. But this is what one leaves of the bus, and how a driver that waits for interrupts gets on after it was restored.
+fn restored(inside: &Inside) {
+    let address = inside.address("busy");
+    pci::bind(&address, "vfio-pci");
+    let transport = VfioTransport::open(address.parse().expect("an address")).expect("opened");
+    // Nobody looks at the controller while it cannot be read.
+    let options = CtrlrOptions { interrupts: true, watch_period: LONG, ..CtrlrOptions::default() };
+    let ctrlr: Ctrlr<LockFree> = Ctrlr::attach(transport.clone(), options).expect("attached");
+    let mut poller = Poller::new(&ctrlr, "guest").expect("free");
+    let mut qpair = poller.queue_pair(&QpairOptions::default()).expect("a queue pair");
+    assert!(qpair.interrupt_descriptor().is_some());
+    let namespace = ctrlr.namespaces()[0];
+    for round in 0..3 {
+        let begun = Instant::now();
+        let data = ctrlr.allocate(BYTES).expect("memory").into();
+        qpair.read(&namespace, 0, data, round).expect("submitted");
+        let mut back = 0;
+        while back == 0 {
+            // Only an interrupt ends it in time.
+            qpair.wait(LONG);
+            back = qpair.poll(1, |io| assert!(io.is_success(), "{:?}", io.outcome)).expect("well");
+        }
+        assert!(begun.elapsed() < LONG, "round {round}: it was not slept through");
+        pci::forget_configuration(&address);
+        // QEMU gives zero where nothing answers, hardware all ones.
+        assert!([0, u64::MAX].contains(&transport.read_u64(CAP)), "nothing is decoded");
+        transport.restore().expect("the device is there");
+        assert!(Csts::from_bits(transport.read_u32(CSTS)).rdy(), "round {round}");
+    }
+    drop(qpair);
+    poller.detach(DEADLINE).expect("detached");
 }
 
 /// Ten resets with writes in flight: each write has its one outcome; those that succeeded are on the medium, those that were aborted are there or not, but

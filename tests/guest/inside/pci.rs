@@ -137,6 +137,19 @@ pub fn msix_vectors(address: &str) -> Option<u16> {
     capability(&config, 0x11).map(|at| (config_u16(&config, at + 2) & 0x7ff) + 1)
 }
 
+/// Takes from a device what a reset takes that nobody told the kernel of, as an NVM subsystem reset does: nothing is decoded, no bus mastering, no BARs, no MSI-X.
+pub fn forget_configuration(address: &str) {
+    let config = config_space(address);
+    let msix = capability(&config, 0x11).unwrap_or_else(|| panic!("{address} has no MSI-X")) + 2;
+    let control = config_u16(&config, msix) & !0x8000;
+    let words = [(0x04, 0), (0x10, 0), (0x12, 0), (0x14, 0), (0x16, 0), (msix, control)];
+    for (at, value) in words {
+        config
+            .write_all_at(&value.to_le_bytes(), at)
+            .unwrap_or_else(|error| panic!("{address}, at {at:#x}: {error}"));
+    }
+}
+
 /// Slot Control (PCI Express Base, 7.5.3.10), in the PCI Express capability.
 const SLOT_CONTROL: u64 = 0x18;
 const INTERRUPTS: u16 = 0x0020;
