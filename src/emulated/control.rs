@@ -51,13 +51,11 @@ impl Device {
         self.control = control;
         if reset {
             self.stop();
-            let delay = if self.transport.registers.take_subsystem_reset() {
-                tracing::debug!("NVM subsystem reset");
-                self.config.nssr.unwrap_or_default()
-            } else {
-                tracing::debug!("controller reset");
-                self.config.ready_delay + self.transition_delay(Effect::NeverStops)
-            };
+            let is_subsystem = self.transport.registers.take_subsystem_reset();
+            tracing::debug!(is_subsystem, "reset");
+            let absence = self.config.nssr.filter(|_| is_subsystem);
+            let delay =
+                absence.unwrap_or(self.config.ready_delay) + self.transition_delay(Effect::NeverStops);
             self.state = State::Disabling(self.now() + delay);
         }
         let mut done = usize::from(reset);

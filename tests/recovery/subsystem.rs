@@ -298,6 +298,17 @@ fn it_is_not_where_nobody_allows_it_or_it_would_be_of_no_use() {
         assert_eq!((recoveries(&world), world.ctrlr.statistics().subsystem_resets), (1, 0), "{fault}");
         world.detach();
     }
+    // It is not over before CSTS.RDY has fallen, and by then the time is over.
+    let mut world = World::with(with_nssr("never-stops", Duration::ZERO), allowed(), EventAnswer::Proceed);
+    let reset = world.ctrlr.reset().expect("asked");
+    let took = world.run("over", |_| reset.is_over().is_some());
+    let Some(Err(ResetError::Failed(Failure::Timeout { what, .. }))) = reset.is_over() else {
+        panic!("{reset:?}")
+    };
+    assert_eq!(what, "the end of its subsystem reset");
+    assert!((ABSENCE + ms(1000)..ABSENCE + ms(1020)).contains(&took), "{took:?}");
+    assert_eq!(recoveries(&world), 1);
+    world.detach();
     // Nor for a device that is not there.
     let mut world = with("registers=ones opcode=read", allowed(), EventAnswer::Proceed);
     drop(world.send_read(0));

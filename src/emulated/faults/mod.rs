@@ -48,7 +48,7 @@ pub enum Effect {
     RegistersZero,
     /// CSTS.RDY stays 0 when the controller is enabled; counted by `nth` from its first enabling.
     NeverReady,
-    /// CSTS.RDY stays 1 when the controller is disabled; counted by `nth`.
+    /// CSTS.RDY stays 1 when the controller is disabled, or reset with its subsystem; counted by `nth`.
     NeverStops,
     /// CSTS.SHST stays at 01b after a shutdown notification; counted by `nth`.
     NeverShutsDown,
