@@ -34,11 +34,21 @@ impl Media {
 
     /// A disk on which reading (`"read"`) or writing (`"write"`) what touches this 512-byte sector fails with a medium error, every time.
     #[must_use]
-    pub fn error_at(mut self, iotype: &str, sector: u64) -> Self {
+    pub fn error_at(self, iotype: &str, sector: u64) -> Self {
+        self.error(json!({"event": "none", "iotype": iotype, "errno": 5, "sector": sector}))
+    }
+
+    /// The same, but only the first time.
+    #[must_use]
+    pub fn error_once_at(self, iotype: &str, sector: u64) -> Self {
+        self.error(json!({"event": "none", "iotype": iotype, "errno": 5, "sector": sector, "once": true}))
+    }
+
+    fn error(mut self, error: Value) -> Self {
         let Kind::File { errors } = &mut self.kind else {
             panic!("slow media have no sectors that could fail")
         };
-        errors.push(json!({"event": "none", "iotype": iotype, "errno": 5, "sector": sector}));
+        errors.push(error);
         self
     }
 

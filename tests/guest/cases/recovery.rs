@@ -44,6 +44,10 @@ const SHORT: Duration = Duration::from_millis(300);
 /// Blocks of the faulty medium.
 const UNREADABLE: [u64; 2] = [2, 5];
 const UNWRITABLE: u64 = 7;
+const ONCE_UNREADABLE: u64 = 9;
+const ONCE_UNWRITABLE: u64 = 10;
+/// How often a command that fails is sent again.
+const RETRIES: u8 = 2;
 /// Until a busy machine has let a command be late before it was done.
 const ATTEMPTS: usize = 5;
 
@@ -67,12 +71,12 @@ pub fn group() -> Group {
         .test(test("ten_resets_under_load_lose_nothing", ten_resets))
 }
 
-/// A disk of which two blocks can not be read, and one not be written, ever.
+/// A disk of which two blocks can not be read, and one not be written, ever; and two that fail once.
 fn faulty() -> Media {
     let of = |block: u64| block * 8 + 3;
-    UNREADABLE.into_iter().fold(Media::disk(16).error_at("write", of(UNWRITABLE)), |media, block| {
-        media.error_at("read", of(block))
-    })
+    let media = Media::disk(16).error_at("write", of(UNWRITABLE)).error_once_at("write", of(ONCE_UNWRITABLE));
+    let media = media.error_once_at("read", of(ONCE_UNREADABLE));
+    UNREADABLE.into_iter().fold(media, |media, block| media.error_at("read", of(block)))
 }
 
 /// A controller at work, all on this thread.
@@ -86,7 +90,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn attach(inside: &Inside, id: &str, timeouts: &Timeouts) -> Self {
+    fn attach(inside: &Inside, id: &str, timeouts: &Timeouts, retries: u8) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let on_event = OnEvent::new(move |event| {
@@ -97,6 +101,7 @@ impl Rig {
         let options = CtrlrOptions {
             timeouts: Timeouts { resets_per_minute: 100, ..timeouts.clone() },
             admin_timeout: DEADLINE,
+            retries,
             on_event: Some(on_event),
             ..CtrlrOptions::default()
         };
@@ -191,6 +196,11 @@ impl Rig {
         self.ctrlr.statistics().resets.into()
     }
 
+    /// Commands that were sent again, of the queue pair and of messages.
+    fn retries(&self) -> u64 {
+        self.qpair.statistics().retries + self.ctrlr.statistics().retries
+    }
+
     fn late_reads(&self) -> u64 {
         let is_read = |event: &&ControllerEvent| matches!(event, ControllerEvent::TimedOut { opcode, .. } if *opcode == NvmOpcode::READ.0);
         self.told.lock().expect("nobody panics with it").iter().filter(is_read).count() as u64
@@ -234,7 +244,7 @@ fn is_read(outcome: &Outcome<Reply>) -> bool {
 /// QEMU aborts nothing: with time enough for an Abort, late commands have their own answers, and others are not held up.
 fn late_and_patient(inside: &Inside) {
     let timeouts = Timeouts { io: SHORT, abort: DEADLINE, ..Timeouts::default() };
-    let mut rig = Rig::attach(inside, "slow", &timeouts);
+    let mut rig = Rig::attach(inside, "slow", &timeouts, 0);
     let begun = Instant::now();
     (0..DEPTH).for_each(|block| rig.submit(2, block, None));
     let message = rig.send_read(2, 0);
@@ -260,7 +270,7 @@ fn late_and_patient(inside: &Inside) {
 fn late_and_reset(inside: &Inside) {
     for action in [TimeoutAction::Abort, TimeoutAction::Reset] {
         let timeouts = Timeouts { io: SHORT, abort: SHORT, action, ..Timeouts::default() };
-        let mut rig = Rig::attach(inside, "slow", &timeouts);
+        let mut rig = Rig::attach(inside, "slow", &timeouts, 0);
         let (mut attempts, mut aborted) = (0, 0);
         while aborted == 0 {
             attempts += 1;
@@ -291,10 +301,11 @@ fn late_and_reset(inside: &Inside) {
     }
 }
 
-/// Blocks that the medium will not take or give, between others: their errors come back as such, with their buffers, before a reset and after it, and the
-/// others' data are right.
+/// Blocks that the medium will not take or give, between others: their errors come back as such after all retries, with their buffers, before a reset and after it,
+/// and the others' data are right. What fails once, a retry mends.
 fn medium_errors(inside: &Inside) {
-    let mut rig = Rig::attach(inside, "faulty", &Timeouts::default());
+    let mut rig = Rig::attach(inside, "faulty", &Timeouts::default(), RETRIES);
+    let mut retries = 2;
     for round in 1..=2 {
         (0..DEPTH).for_each(|block| rig.submit(1, block, Some(&pattern(block, round))));
         for io in rig.take(DEPTH) {
@@ -318,6 +329,9 @@ fn medium_errors(inside: &Inside) {
             panic!("{outcome:?}")
         };
         assert_eq!(status.without_dnr(), Status::UNRECOVERED_READ_ERROR, "round {round}, by message");
+        // One write, two reads and a message that fail for good; in the first round, what failed once.
+        retries += 4 * u64::from(RETRIES);
+        assert_eq!(rig.retries(), retries, "round {round}");
         let reset = rig.ctrlr.reset().expect("asked for");
         rig.until("the reset is over", |_| reset.is_over()).expect("well");
         rig.settle();
@@ -361,7 +375,7 @@ fn restored(inside: &Inside) {
 /// Ten resets with writes in flight: each write has its one outcome; those that succeeded are on the medium, those that were aborted are there or not, but
 /// whole; messages that are sent during a reset wait for its end.
 fn ten_resets(inside: &Inside) {
-    let mut rig = Rig::attach(inside, "busy", &Timeouts::default());
+    let mut rig = Rig::attach(inside, "busy", &Timeouts::default(), 0);
     let throttle = |iops| inside.throttle(&inside.namespace_id("busy", 1), iops);
     (0..DEPTH).for_each(|block| rig.submit(1, block, Some(&pattern(block, 0))));
     assert!(rig.take(DEPTH).iter().all(IoCompletion::is_success));
