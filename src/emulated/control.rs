@@ -1,12 +1,15 @@
 //! What the controller does when CC changes: enable, reset, shutdown, and the fatal state (NVMe Base 2.0, 3.5 to 3.7).
 #![forbid(unsafe_code)]
 
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::device::Device;
+use super::events::Event;
 use super::faults::Effect;
 use super::queues::{Bell, CQE_BYTES, Cq, Entries, SQE_BYTES, Sq, reset_cell};
 use super::registers::Control;
+use crate::spec::feature::AsyncEventConfig;
 use crate::spec::registers::{Aqa, Cap, Cc, Csts, DOORBELLS, cq_head_doorbell, sq_tail_doorbell};
 
 /// CSTS.SHST: shutdown processing is under way.
@@ -23,6 +26,8 @@ pub(super) enum State {
     Enabling(Instant),
     /// CSTS.RDY is 1 and commands are served.
     Ready,
+    /// CSTS.PP is 1 until then: no command is served, and none is lost.
+    Paused(Instant),
     /// CC.SHN was set; CSTS.SHST follows then. No command is served any more.
     ShuttingDown(Instant),
     /// CSTS.SHST is 10b.
@@ -98,7 +103,7 @@ impl Device {
                 self.set_csts(true, false, 0);
                 State::Ready
             }
-            State::Ready if cc.shn() != 0 => {
+            State::Ready | State::Paused(_) if cc.shn() != 0 => {
                 // What was rung before the notification is no fault, though it is not looked at any more.
                 for sq in &mut self.sqs {
                     sq.bell.take(&self.transport.doorbells);
@@ -106,6 +111,10 @@ impl Device {
                 self.set_csts(true, false, SHST_OCCURRING);
                 let delay = self.config.shutdown_delay + self.transition_delay(Effect::NeverShutsDown);
                 State::ShuttingDown(self.now() + delay)
+            }
+            State::Paused(due) if self.now() >= due => {
+                self.set_csts(true, false, 0);
+                State::Ready
             }
             State::ShuttingDown(due) if self.now() >= due => {
                 self.power_down(cc.shn());
@@ -128,6 +137,20 @@ impl Device {
             self.transport.registers.set_shutdown_due(false);
             self.set_csts(false, false, SHST_COMPLETE);
         }
+    }
+
+    /// Tells the driver that firmware is activated, if it asked for that, and processes no command until it is.
+    pub(super) fn activate_firmware(&mut self) {
+        if AsyncEventConfig::from_bits(self.features.async_event_config()).firmware_activation() {
+            self.events.raise(Event::FIRMWARE_ACTIVATION);
+        }
+        if self.events.is_deliverable() {
+            self.deliver_events();
+        }
+        self.transport.registers.set_csts(Csts::new().with_rdy(true).with_pp(true));
+        // Relaxed: ordered by the Acquire in `watch_health`.
+        let time_ms = self.transport.activation_ms.load(Ordering::Relaxed);
+        self.state = State::Paused(self.now() + Duration::from_millis(time_ms.into()));
     }
 
     /// Writes out what is cached. An abrupt shutdown does not.

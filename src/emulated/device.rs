@@ -185,7 +185,8 @@ impl Device {
     }
 
     fn is_changing(&self) -> bool {
-        matches!(self.state, State::Disabling(_) | State::Enabling(_) | State::ShuttingDown(_))
+        use State::{Disabling, Enabling, Paused, ShuttingDown};
+        matches!(self.state, Disabling(_) | Enabling(_) | ShuttingDown(_) | Paused(_))
     }
 
     #[inline]

@@ -21,6 +21,7 @@ impl Event {
     pub(super) const RELIABILITY: Self = Self { kind: 1, info: 0, log: LogId::SMART };
     pub(super) const TEMPERATURE: Self = Self { kind: 1, info: 1, log: LogId::SMART };
     pub(super) const SPARE: Self = Self { kind: 1, info: 2, log: LogId::SMART };
+    pub(super) const FIRMWARE_ACTIVATION: Self = Self { kind: 2, info: 1, log: LogId::FIRMWARE_SLOT };
     pub(super) const NAMESPACE_CHANGED: Self = Self { kind: 2, info: 0, log: LogId::CHANGED_NS_LIST };
 
     fn dw0(self) -> u32 {

@@ -92,8 +92,8 @@ impl Device {
             rtd3r: 1_000_000,
             // Ten seconds at least: its thread may have to wait for a core.
             rtd3e: config.shutdown_delay.as_micros().clamp(10_000_000, u128::from(u32::MAX)) as u32,
-            // Namespace attribute notices.
-            oaes: 1 << 8,
+            // Namespace attribute notices, firmware activation notices.
+            oaes: 1 << 8 | 1 << 9,
             // An I/O controller.
             cntrltype: 1,
             // Format NVM; namespace management, of which Namespace Attachment is the part that exists; Get LBA Status.

@@ -160,15 +160,19 @@ impl Device {
         (health >> 16) as u8 & !0b10 | u8::from(outside) << 1
     }
 
-    /// Notices that temperature or warnings were changed from outside.
+    /// Notices that temperature or warnings were changed, or firmware is activated, from outside.
     pub(super) fn watch_health(&mut self) -> usize {
-        // Relaxed: as above.
-        let health = self.transport.health.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release in `activate_firmware`.
+        let health = self.transport.health.load(Ordering::Acquire);
         if health == self.health_seen {
             return 0;
         }
+        let is_activated = (health ^ self.health_seen) >> 24 != 0;
         self.health_seen = health;
         self.judge_health();
+        if is_activated {
+            self.activate_firmware();
+        }
         1
     }
 

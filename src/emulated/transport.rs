@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -29,8 +30,10 @@ pub struct EmulatedTransport {
     pub(super) doorbells: Arc<MemoryBlock>,
     pub(super) iommu: Arc<Iommu>,
     pub(super) violations: Violations,
-    /// Temperature in the low 16 bits, critical warnings in the next eight.
+    /// Temperature in the low 16 bits, critical warnings in the next eight, and in the last eight how often firmware was activated, modulo 256.
     pub(super) health: AtomicU32,
+    /// How long the last activation of firmware takes.
+    pub(super) activation_ms: AtomicU32,
     /// How often each fault by description has hit.
     pub(super) faults_met: Box<[AtomicU64]>,
     /// The eventfds of the vectors that were asked for.
@@ -51,6 +54,7 @@ impl EmulatedTransport {
             iommu: Arc::new(Iommu::new()),
             violations: Violations::default(),
             health: AtomicU32::new(TEMPERATURE_K.into()),
+            activation_ms: AtomicU32::new(0),
             faults_met: config.faults.list().iter().map(|_| AtomicU64::new(0)).collect(),
             vectors: Mutex::default(),
             interrupts: config.interrupts.into(),
@@ -74,9 +78,19 @@ impl EmulatedTransport {
 
     /// Sets the critical warning byte of the SMART log, but for the temperature's bit, which follows the temperature.
     pub fn set_critical_warning(&self, warning: u8) {
-        let with = |health| Some(health & 0xffff | u32::from(warning) << 16);
+        let with = |health| Some(health & !0x00ff_0000 | u32::from(warning) << 16);
         // Relaxed: as above.
         let _ = self.health.fetch_update(Ordering::Relaxed, Ordering::Relaxed, with);
+    }
+
+    /// Activates firmware without a reset, as when it was told to through another port than the driver's. The device notices at one of its next steps: the
+    /// driver is told if it asked for that, and then no command is processed for `time`, in whole milliseconds, which CSTS.PP says (NVMe Base 2.0, 3.1.3.6 and 3.11).
+    pub fn activate_firmware(&self, time: Duration) {
+        // Relaxed: published by the Release below.
+        self.activation_ms.store(u32::try_from(time.as_millis()).unwrap_or(u32::MAX), Ordering::Relaxed);
+        let once_more = |health: u32| Some(health.wrapping_add(1 << 24));
+        // Release: pairs with the Acquire in `watch_health`.
+        let _ = self.health.fetch_update(Ordering::Release, Ordering::Relaxed, once_more);
     }
 
     /// Pulls the device out, without a word: registers read as all ones, and when this returns the device is no longer in

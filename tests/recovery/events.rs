@@ -1,10 +1,13 @@
 //! Asynchronous events: every subscriber gets them all, also in a flood, after a reset, and when it is slow.
 
-use crate::world::{World, ms, timeouts};
-use slipring::ctrlr::{CtrlrState, EventReport, Message, Subscription};
+use crate::world::{World, config, io_status, ms, timeouts};
+use slipring::ctrlr::{CtrlrOptions, CtrlrState, EventAnswer, EventReport, Message, Subscription};
 use slipring::ring::Outcome;
 use slipring::spec::command::Command;
 use slipring::spec::log::LogId;
+use slipring::spec::registers::{CSTS, Csts};
+use slipring::spec::status::Status;
+use slipring::transport::Transport;
 
 const HOT_K: u16 = 400;
 const COOL_K: u16 = 310;
@@ -100,5 +103,58 @@ fn a_change_of_namespaces_is_told_when_it_can_be_seen() {
     });
     assert_eq!(told.map(|report| report.event.log_page()), Some(LogId::CHANGED_NS_LIST));
     assert_eq!(world.ctrlr.namespaces()[0].block_bytes, 4096);
+    world.finish();
+}
+
+/// All subscribers are told that firmware is activated, each time; and a controller that processes nothing meanwhile, and says so (CSTS.PP), is well.
+#[test]
+fn firmware_is_activated_without_a_reset() {
+    let options = CtrlrOptions { timeouts: timeouts(), watch_period: ms(5), ..CtrlrOptions::default() };
+    let mut world = World::of(config(""), options, EventAnswer::Proceed);
+    world.pass(ms(5));
+    let mut qpair = world.queue_pair();
+    let subscribers = [world.ctrlr.subscribe(), world.ctrlr.subscribe(), world.ctrlr.subscribe()];
+    for _ in 0..3 {
+        world.transport.activate_firmware(ms(60));
+        let is_paused = |world: &mut World| Csts::from_bits(world.transport.read_u32(CSTS)).pp();
+        world.run("paused", is_paused);
+        world.read(&mut qpair, 7);
+        let ticket = world.send_read(8);
+        loop {
+            world.step().expect("well");
+            if !is_paused(&mut world) {
+                break;
+            }
+            assert_eq!(qpair.poll(8, |_| panic!("nothing is processed")), Ok(0));
+            assert!(!ticket.is_ready() && world.ctrlr.state() == CtrlrState::Live);
+        }
+        let (back, took) = world.back(&mut qpair, 1);
+        assert_eq!(io_status(&back[0]), Status::SUCCESS);
+        assert!(took < ms(5), "{took:?}");
+        assert!(matches!(world.outcome(ticket).0, Outcome::Completed(_)));
+        for subscriber in &subscribers {
+            let [report] = all(subscriber)[..] else { panic!("one event") };
+            // A notice: firmware activation starting.
+            assert_eq!((report.event.aet(), report.event.aei(), report.count), (2, 1, 1));
+            assert_eq!(report.event.log_page(), LogId::FIRMWARE_SLOT);
+        }
+        world.pass(ms(5));
+    }
+    assert!(world.told().is_empty() && world.ctrlr.statistics().resets == 0, "{:?}", world.told());
+    drop(qpair);
+    world.finish();
+}
+
+/// A reset does not wait for the end of the pause.
+#[test]
+fn a_controller_that_pauses_can_be_reset() {
+    let mut world = World::new("", timeouts());
+    world.pass(ms(5));
+    world.transport.activate_firmware(ms(3_600_000));
+    world.run("paused", |world| Csts::from_bits(world.transport.read_u32(CSTS)).pp());
+    let reset = world.ctrlr.reset().expect("asked");
+    world.run("over", |_| reset.is_over().is_some());
+    world.run("live", |world| world.ctrlr.state() == CtrlrState::Live);
+    assert!(world.works());
     world.finish();
 }

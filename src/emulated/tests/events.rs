@@ -6,6 +6,7 @@ use crate::spec::command::Command;
 use crate::spec::feature::FeatureId;
 use crate::spec::log::LogId;
 use crate::spec::status::Status;
+use std::time::Duration;
 
 /// Asks for one event.
 fn request(host: &mut Host) -> u16 {
@@ -155,4 +156,43 @@ fn a_request_with_a_cid_in_use_is_a_conflict() {
     assert_eq!((completion.cid, completion.status()), (3, Status::COMMAND_ID_CONFLICT));
     host.expect_violation("CID 0x0003 of queue 0");
     host.block.fill(DATA_AT, 4, 0);
+}
+
+/// The driver is told first, if it asked for that; then commands wait, and none is lost.
+#[test]
+fn firmware_is_activated_while_commands_wait() {
+    let mut host = Host::ready(small());
+    let read = Command::get_log_page(LogId::FIRMWARE_SLOT, u32::MAX, 512, 0, false);
+    for (is_asked_for, time) in [(false, Duration::from_millis(70)), (true, Duration::from_millis(90))] {
+        host.admin_ok(Command::set_features(
+            FeatureId::ASYNC_EVENT_CONFIG,
+            false,
+            0,
+            u32::from(is_asked_for) << 9,
+        ));
+        let cid = request(&mut host);
+        host.transport.activate_firmware(time);
+        host.settle();
+        assert!(host.csts().pp() && host.csts().rdy() && !host.csts().cfs());
+        // Firmware activation starting, firmware slot log.
+        assert_eq!(event(&mut host), is_asked_for.then_some((cid, 0x0003_0102)));
+        let command = host.with_data(read);
+        let waiting = host.push(0, command);
+        host.ring(0);
+        host.pass(time - Duration::from_millis(1));
+        assert!(host.csts().pp() && host.peek(0).is_none());
+        host.pass(Duration::from_millis(1));
+        assert!(!host.csts().pp() && host.csts().rdy());
+        let completion = host.reap(0).expect("answered after the pause");
+        assert_eq!((completion.cid, completion.status()), (waiting, Status::SUCCESS));
+        // Whether it was told or not, the next round begins without a request at the controller.
+        host.reset();
+    }
+    // A reset, or a shutdown, does not wait for the end of a pause.
+    host.transport.activate_firmware(Duration::from_secs(3600));
+    host.settle();
+    assert!(host.csts().pp());
+    host.reset();
+    assert!(!host.csts().pp() && host.csts().rdy());
+    assert!(host.violations().is_empty());
 }

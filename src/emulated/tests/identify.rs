@@ -36,7 +36,7 @@ fn the_controller_says_what_it_is_and_can() {
     assert_eq!(&page[64..72], b"FW      ");
     assert_eq!(page[77], 5, "MDTS");
     assert_eq!(word(&page, 80), 0x0002_0000, "VER");
-    assert_eq!(word(&page, 92), 1 << 8, "OAES");
+    assert_eq!(word(&page, 92), 1 << 8 | 1 << 9, "OAES");
     assert_eq!(page[111], 1, "CNTRLTYPE");
     assert_eq!((page[256], page[257]), (0b1010, 0b10), "OACS");
     assert_eq!((page[258], page[259]), (6, 2), "ACL, AERL");
