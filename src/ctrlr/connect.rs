@@ -59,14 +59,12 @@ impl Core {
     pub(super) fn queue_command_answered(&mut self, purpose: Purpose, status: Status) {
         match purpose {
             Purpose::DeleteCq(qid) => self.cq_deleted(qid, status),
+            Purpose::DeleteSq(qid) if !status.is_success() => self.sq_not_deleted(qid, status),
             // What would follow ends with the controller's disable.
             _ if matches!(self.phase, Phase::TakingDown(_)) => {}
             Purpose::CreateCq(qid) => self.cq_created(qid, status),
             Purpose::CreateSq(qid) => self.sq_created(qid, status),
             Purpose::DeleteSq(qid) => {
-                if !status.is_success() {
-                    tracing::warn!(qid, %status, "the deletion of a submission queue was refused");
-                }
                 self.start_driver(Purpose::DeleteCq(qid), Command::delete_io_cq(qid), None);
             }
             _ => {}
@@ -101,6 +99,17 @@ impl Core {
         }
     }
 
+    /// The completion queue is not asked for then: it must not go before the submission queue, and a device that let it go would still have the other's memory.
+    fn sq_not_deleted(&mut self, qid: u16, status: Status) {
+        tracing::warn!(qid, %status, "the deletion of a submission queue was refused: it stays until the next reset");
+        if let Some(slot) = self.slot(qid) {
+            slot.change(SlotState::Deleting, SlotState::Undeleted);
+        }
+        if let Phase::TakingDown(takedown) = &mut self.phase {
+            takedown.sq_not_deleted(qid);
+        }
+    }
+
     fn cq_deleted(&mut self, qid: u16, status: Status) {
         let Some(slot) = self.slot(qid) else { return };
         if status.is_success() {
@@ -123,9 +132,11 @@ impl Core {
                 SlotState::Connected | SlotState::Quiescing | SlotState::Stopped => Reply::Connected,
                 SlotState::Refused => Reply::refused(Refusal::Status(Status(slot.refusal()))),
                 // Dropped by an owner that did not wait.
-                SlotState::Released | SlotState::Deleting | SlotState::Abandoned | SlotState::Free => {
-                    Reply::refused(Refusal::BadData)
-                }
+                SlotState::Released
+                | SlotState::Deleting
+                | SlotState::Undeleted
+                | SlotState::Abandoned
+                | SlotState::Free => Reply::refused(Refusal::BadData),
                 _ => {
                     index += 1;
                     continue;
@@ -144,7 +155,9 @@ impl Core {
                 SlotState::Connected | SlotState::Quiescing => Some(SlotState::Stopped),
                 // Never used: created again at the end of the reset.
                 SlotState::Creating => Some(SlotState::Wanted),
-                SlotState::Released | SlotState::Deleting | SlotState::Abandoned => Some(SlotState::Free),
+                SlotState::Released | SlotState::Deleting | SlotState::Undeleted | SlotState::Abandoned => {
+                    Some(SlotState::Free)
+                }
                 _ => None,
             });
         }

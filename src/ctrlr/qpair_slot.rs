@@ -9,6 +9,7 @@
 //!                  └────────────────────────────────ctrlr───────────────────────────────────▶┤
 //!  Connected ─owner dropped─▶ Released ─ctrlr─▶ Deleting ─ctrlr─▶ Free                      └─ctrlr (detached)─▶ Gone
 //!  Creating ─owner dropped─▶ Abandoned ─ctrlr─▶ Released, or Free when the device refused
+//!  Deleting ─ctrlr: the device refused─▶ Undeleted ─ctrlr, at the next reset─▶ Free
 //! ```
 //! While it is Connected, the controller taps on the slot now and then (a bit beside the state): the owner's next poll takes the cold path, looks for
 //! commands that take too long, and takes the bit away. So no poll has to ask what time it is.
@@ -41,6 +42,9 @@ pub(crate) enum SlotState {
     Deleting = 9,
     Gone = 10,
     Abandoned = 11,
+    /// The device would not delete the submission queue: it may go on to fetch from it, and to write to what it fetched. So neither its memory nor its
+    /// identifier is used again before the device has stopped.
+    Undeleted = 12,
 }
 
 /// Beside Connected: the owner is to look at the time.
@@ -60,6 +64,7 @@ impl SlotState {
             8 => Self::Released,
             9 => Self::Deleting,
             11 => Self::Abandoned,
+            12 => Self::Undeleted,
             _ => Self::Gone,
         }
     }

@@ -78,6 +78,8 @@ pub(super) struct Takedown {
     undeleted: Vec<u16>,
     /// When to look next for a device that may be away.
     look_at: Instant,
+    /// Those whose submission queues the controller would not delete: their completion queues have to stay as well.
+    refused: Vec<u16>,
 }
 
 impl Takedown {
@@ -98,6 +100,7 @@ impl Takedown {
             patience: None,
             undeleted: Vec::new(),
             look_at: now,
+            refused: Vec::new(),
         }
     }
 
@@ -189,6 +192,11 @@ impl Takedown {
         self.patience = Some(patience);
     }
 
+    /// The controller refused to delete a submission queue.
+    pub(super) fn sq_not_deleted(&mut self, qid: u16) {
+        self.refused.push(qid);
+    }
+
     pub(super) fn why(&self) -> Why {
         self.why
     }
@@ -253,6 +261,7 @@ impl Takedown {
             let exists =
                 |state| matches!(state, SlotState::Quiescing | SlotState::Released | SlotState::Deleting);
             self.undeleted = qids(core, exists);
+            self.undeleted.retain(|qid| !self.refused.contains(qid));
             self.enter(Stage::DeleteCqs, now, DELETION_TIMEOUT);
         }
     }

@@ -7,6 +7,7 @@ use slipring::ctrlr::{
 use slipring::emulated::Config;
 use slipring::poller::{PollError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, Outcome};
+use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
@@ -254,4 +255,67 @@ fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
     let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
     drop(all);
     world.finish();
+}
+
+/// A device that refuses to delete a submission queue may go on to fetch from it, and to write to the buffers of what it fetched: nothing of it is used again, and
+/// its completion queue, which may not go before it, is not asked for. A reset, or a detach, ends that.
+#[test]
+fn a_submission_queue_that_is_not_deleted_keeps_its_memory_until_a_reset() {
+    for is_reset in [true, false] {
+        // The first is that of the completion queue's deletion, to count.
+        let faults = "delay=1us queue=admin opcode=0x04\nstatus=internal-error/dnr queue=admin opcode=0x00 nth=1\nhang queue=2 opcode=read";
+        let mut world = World::new(faults, timeouts());
+        let sweep = |world: &World| {
+            // Whether the name is taken or not.
+            let _ = world.ctrlr.register("sweep");
+            world.ctrlr.dma_bytes().0
+        };
+        let before = sweep(&world);
+        let mut stuck = world.queue_pair();
+        world.read(&mut stuck, 3);
+        world.pass(ms(2));
+        let with_it = sweep(&world);
+        assert!(with_it > before);
+        drop(stuck);
+        world.pass(ms(20));
+        assert_eq!(sweep(&world), with_it, "queues and buffer stay");
+        assert_eq!(world.transport.faults_met()[..2], [0, 1], "no completion queue is deleted");
+        let kept = [world.queue_pair(), world.queue_pair()];
+        let none = QueuePair::request(&world.ctrlr, &QpairOptions { entries: 8 });
+        assert_eq!(none.expect_err("its identifier is not free"), QpairError::NoneFree { io_queues: 4 });
+        drop(kept);
+        world.pass(ms(20));
+        assert_eq!(world.transport.faults_met()[0], 2, "others are deleted as ever");
+        assert_eq!(sweep(&world), with_it);
+        if is_reset {
+            let reset = world.ctrlr.reset().expect("asked");
+            world.run("over", |_| reset.is_over().is_some());
+            assert_eq!(sweep(&world), before, "now they are free");
+            let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
+            drop(all);
+            world.pass(ms(20));
+        }
+        let ctrlr = world.ctrlr.clone();
+        world.finish();
+        assert_eq!(ctrlr.dma_bytes(), (0, 0));
+    }
+}
+
+/// The same when a detach deletes the queues: it goes on without, and breaks no rule.
+#[test]
+fn a_detach_goes_on_without_the_deletion_of_a_queue() {
+    for nth in 1..=4 {
+        let faults = format!("status=internal-error/dnr queue=admin opcode=0x00 nth={nth}");
+        let mut world = World::new(&faults, timeouts());
+        let mut qpairs: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
+        // One is being deleted when the detach begins.
+        qpairs.truncate(2);
+        let (ctrlr, transport) = (world.ctrlr.clone(), Arc::clone(&world.transport));
+        let took = world.detach();
+        assert!(took < ms(100), "{took:?}");
+        assert_eq!(transport.faults_met(), [1]);
+        assert_eq!(transport.violations(), Vec::<String>::new(), "queue {nth}");
+        drop(qpairs);
+        assert_eq!(ctrlr.dma_bytes(), (0, 0));
+    }
 }
