@@ -247,6 +247,57 @@ fn a_stalled_poller_is_named_and_nothing_is_lost() {
     assert!(matches!(refused.message, Message::Rescan), "the message comes back");
 }
 
+/// An unregister that stalls has closed the ring, and freed the name. What the ring still held is nobody's to answer while the poller may be in it; once that has
+/// polled again or gone, the next control operation does, whichever that is. The poller does not, and registrations do not wait for it.
+#[test]
+fn what_an_unregister_that_stalled_has_left_is_answered_by_the_next_control_operation() {
+    #[derive(Debug, PartialEq, Eq)]
+    enum Next {
+        Register,
+        Unregister,
+        Detach,
+    }
+    for next in [Next::Register, Next::Unregister, Next::Detach] {
+        for is_dropped in [false, true] {
+            let rig: Rig = Rig::attach(Config::default());
+            let mut poller = Poller::new(&rig.ctrlr, "reactor 3").expect("free");
+            let first = rig.ctrlr.register("monitor").expect("registered");
+            poller.poll(Instant::now()).expect("live");
+            let (left, fresh) = (Arc::new(Tally::default()), Arc::new(Tally::default()));
+            for _ in 0..10 {
+                send_counted(&first, &left).expect("accepted");
+            }
+            let stalled = rig.ctrlr.unregister("monitor", Duration::ZERO).expect_err("the poller is in it");
+            assert!(matches!(stalled, UnregisterError::Stalled(_)), "{stalled}");
+            let second = rig.ctrlr.register("monitor").expect("the name is free at once");
+            assert_eq!(send_counted(&first, &left), Err(SendErrorReason::Unregistered));
+            send_counted(&second, &fresh).expect("accepted");
+            assert_eq!(left.answered(), 0, "the poller may be in it");
+            let mut poller = (!is_dropped).then_some(poller).map(|mut poller| {
+                poller.poll(Instant::now()).expect("live");
+                assert_eq!(fresh.answered(), 1, "the next registration's messages do not wait");
+                poller.pause();
+                poller
+            });
+            assert_eq!(left.answered(), 0, "{next:?}, {is_dropped}: not the poller's any more");
+            match next {
+                Next::Register => drop(rig.ctrlr.register("other").expect("registered")),
+                Next::Unregister => rig.ctrlr.unregister("monitor", DEADLINE).expect("unregistered"),
+                Next::Detach => {
+                    drop(poller.take());
+                    rig.ctrlr.detach(DEADLINE).expect("detached");
+                }
+            }
+            assert_eq!((left.answered(), left.aborted()), (10, 10), "{next:?}, {is_dropped}");
+            drop(poller);
+            rig.finish();
+            assert_eq!(fresh.answered(), 1, "{next:?}, {is_dropped}");
+            assert_eq!(fresh.aborted(), u64::from(is_dropped));
+            assert_eq!(left.answered(), 10, "each once");
+        }
+    }
+}
+
 #[test]
 fn a_poller_that_is_dropped_leaves_the_rest_to_the_detacher() {
     let rig: Rig = Rig::attach(Config::default());

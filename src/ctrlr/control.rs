@@ -119,7 +119,7 @@ impl<S: Scheme> Shared<S> {
     }
 
     pub(super) fn register(&self, name: &str) -> Result<Producer<S>, RegisterError> {
-        self.settle();
+        self.answer_left();
         self.hub.sweep();
         let registration = Arc::new(Registration::new(name));
         let mut prepared = None;
@@ -153,6 +153,7 @@ impl<S: Scheme> Shared<S> {
         if is_inside_poll() {
             return Err(UnregisterError::InsidePoll);
         }
+        self.answer_left();
         let mut control = self.lock();
         let place = control.registrations.iter().position(|registration| registration.name == name);
         let Some(place) = place else {
@@ -187,6 +188,13 @@ impl<S: Scheme> Shared<S> {
 
     fn is_drained(&self, number: u64) -> bool {
         self.lock().departures.is_drained(number)
+    }
+
+    /// Answers what rings on their way out hold that the poller has left. It may take several tries until it is known that it has (an epoch is over when the one
+    /// after it is); none of them waits.
+    fn answer_left(&self) {
+        const TRIES: usize = 4;
+        let _ = (0..TRIES).any(|_| self.settle());
     }
 
     /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.

@@ -1,6 +1,7 @@
 //! What the ring module promises, on real threads and over random histories. The interleavings are explored in `models`.
 
 mod bell;
+mod departures;
 mod mailbox;
 mod mpsc;
 mod outcome;
