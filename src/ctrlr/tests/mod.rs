@@ -3,6 +3,8 @@
 
 mod doorbells;
 mod failures;
+mod pieces;
+mod watchdog;
 
 use super::{Ctrlr, CtrlrOptions};
 use crate::emulated::{self, Config, Device, EmulatedTransport, NamespaceConfig};

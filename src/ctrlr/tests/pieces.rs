@@ -1,0 +1,179 @@
+//! Small parts that need no device: who polls, how long commands may take, what a namespace says, who hears of an event.
+#![forbid(unsafe_code)]
+
+use super::World;
+use crate::ctrlr::namespace::{Namespace, Unsupported};
+use crate::ctrlr::options::Timeouts;
+use crate::ctrlr::seat::ReaderRecord;
+use crate::ctrlr::{CtrlrOptions, Stalled};
+use crate::spec::command::AdminOpcode;
+use crate::spec::feature::AsyncEvent;
+use crate::spec::identify::IdentifyNs;
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_reader_is_known_by_its_name_and_its_last_poll() {
+    let record = ReaderRecord::default();
+    let epoch = Instant::now().checked_sub(10 * SECOND).unwrap_or_else(Instant::now);
+    assert_eq!(record.stalled(epoch), Stalled { poller: None, last_poll_ago: None });
+    record.sit_down("first");
+    assert_eq!(record.stalled(epoch), Stalled { poller: Some("first".into()), last_poll_ago: None });
+    let polled = Duration::new(2, 900_000_000);
+    record.polled(polled);
+    let least = epoch.elapsed().saturating_sub(polled);
+    let ago = record.stalled(epoch).last_poll_ago.expect("it has polled");
+    assert!((least..=epoch.elapsed().saturating_sub(polled)).contains(&ago), "{ago:?} and not {least:?}");
+    record.get_up();
+    assert_eq!(record.stalled(epoch).poller, None);
+}
+
+#[test]
+fn who_holds_it_up_is_said_in_words() {
+    let said = |poller: Option<&str>, last_poll_ago| {
+        Stalled { poller: poller.map(str::to_owned), last_poll_ago }.to_string()
+    };
+    assert_eq!(said(Some("io"), Some(1500 * MS)), "poller 'io' last polled 1500 ms ago");
+    assert_eq!(said(Some("io"), None), "poller 'io' has never polled");
+    assert_eq!(said(None, Some(MS)), "nobody polls; a producer may be in the middle of a send");
+}
+
+#[test]
+fn an_eighth_of_the_shortest_timeout_is_how_often_is_looked() {
+    let all = |time| Timeouts { io: time, admin: time, slow_admin: time, abort: time, ..Timeouts::default() };
+    for shortest in [
+        Timeouts { io: 80 * MS, ..all(SECOND) },
+        Timeouts { admin: 80 * MS, ..all(SECOND) },
+        Timeouts { slow_admin: 80 * MS, ..all(SECOND) },
+        Timeouts { abort: 80 * MS, ..all(SECOND) },
+    ] {
+        assert_eq!(shortest.period(), 10 * MS, "{shortest:?}");
+    }
+    assert_eq!(all(Duration::ZERO).period(), MS);
+    assert_eq!(all(Duration::MAX).period(), SECOND);
+}
+
+#[test]
+fn commands_that_change_media_or_firmware_have_longer() {
+    let timeouts = Timeouts { admin: SECOND, slow_admin: 2 * SECOND, ..Timeouts::default() };
+    let slow = [
+        AdminOpcode::FORMAT_NVM,
+        AdminOpcode::SANITIZE,
+        AdminOpcode::DEVICE_SELF_TEST,
+        AdminOpcode::FIRMWARE_COMMIT,
+        AdminOpcode::FIRMWARE_IMAGE_DOWNLOAD,
+        AdminOpcode::NAMESPACE_MANAGEMENT,
+    ];
+    for opcode in 0..=u8::MAX {
+        let expected = if slow.contains(&AdminOpcode(opcode)) { 2 * SECOND } else { SECOND };
+        assert_eq!(timeouts.of_admin(opcode), expected, "{opcode:#x}");
+    }
+}
+
+#[test]
+fn the_bounds_of_options_are_allowed_and_what_is_past_them_is_not() {
+    let usual = CtrlrOptions::default;
+    assert_eq!(usual().check(), Ok(()));
+    let allowed = [
+        CtrlrOptions { ring_slots: 2, ..usual() },
+        CtrlrOptions { ring_slots: 65_536, ..usual() },
+        CtrlrOptions { admin_queue_entries: 8, ..usual() },
+        CtrlrOptions { admin_queue_entries: 4096, ..usual() },
+        CtrlrOptions { external_queue_entries: 0, ..usual() },
+        CtrlrOptions { external_queue_entries: 2, ..usual() },
+        CtrlrOptions { external_queue_entries: u16::MAX, ..usual() },
+        CtrlrOptions { io_queues: 1, ..usual() },
+        CtrlrOptions { io_queues: 1024, ..usual() },
+        CtrlrOptions { max_transfer_bytes: 4096, ..usual() },
+        CtrlrOptions { max_transfer_bytes: 32 << 20, ..usual() },
+    ];
+    for options in allowed {
+        assert_eq!(options.check(), Ok(()), "{options:?}");
+    }
+    let refused = [
+        ("ring_slots", CtrlrOptions { ring_slots: 1, ..usual() }),
+        ("ring_slots", CtrlrOptions { ring_slots: 3, ..usual() }),
+        ("ring_slots", CtrlrOptions { ring_slots: 131_072, ..usual() }),
+        ("admin_queue_entries", CtrlrOptions { admin_queue_entries: 7, ..usual() }),
+        ("admin_queue_entries", CtrlrOptions { admin_queue_entries: 4097, ..usual() }),
+        ("external_queue_entries", CtrlrOptions { external_queue_entries: 1, ..usual() }),
+        ("io_queues", CtrlrOptions { io_queues: 0, ..usual() }),
+        ("io_queues", CtrlrOptions { io_queues: 1025, ..usual() }),
+        ("max_transfer_bytes", CtrlrOptions { max_transfer_bytes: 4095, ..usual() }),
+        ("max_transfer_bytes", CtrlrOptions { max_transfer_bytes: (32 << 20) + 1, ..usual() }),
+    ];
+    for (name, options) in refused {
+        let error = options.check().expect_err(name);
+        assert!(error.starts_with(name), "{error}");
+    }
+}
+
+#[test]
+fn a_namespace_is_used_when_its_format_is_one_that_the_driver_knows() {
+    /// LBADS is in bits 16 to 23 of a format, MS in bits 0 to 15.
+    fn of(lbads: u8, ms: u16, dps: u8) -> Namespace {
+        let mut data = IdentifyNs { nsze: 100, nsattr: 0xfe, noiob: 8, dps, ..IdentifyNs::default() };
+        data.lbaf[0] = crate::spec::identify::LbaFormat::from_bits(u32::from(lbads) << 16 | u32::from(ms));
+        Namespace::from_identify(7, &data)
+    }
+    for (lbads, block_bytes) in [(9, 512), (12, 4096), (16, 65_536)] {
+        let namespace = of(lbads, 0, 0);
+        assert_eq!(
+            (namespace.nsid, namespace.size_blocks, namespace.block_bytes, namespace.optimal_boundary_blocks),
+            (7, 100, block_bytes, 8)
+        );
+        assert_eq!((namespace.unsupported, namespace.is_write_protected), (None, false));
+        assert_eq!(namespace.size_bytes(), 100 * u64::from(block_bytes));
+    }
+    for lbads in [0, 8, 17, 255] {
+        let namespace = of(lbads, 0, 0);
+        assert_eq!(namespace.unsupported, Some(Unsupported::BlockSize { lbads }));
+        assert_eq!(namespace.block_bytes, 512);
+    }
+    assert_eq!(of(9, 8, 0).unsupported, Some(Unsupported::Metadata { bytes: 8 }));
+    for dps in [1, 2, 3, 7, 0x0f] {
+        assert_eq!(of(9, 0, dps).unsupported, Some(Unsupported::Protection), "{dps:#x}");
+    }
+    assert_eq!(of(9, 0, 0x08).unsupported, None, "where protection information would be is no protection");
+}
+
+#[test]
+fn an_inbox_tells_kinds_apart_and_counts_those_beyond_its_places_together() {
+    let world = World::new();
+    let hub = &world.ctrlr.0.hub;
+    let subscription = hub.subscribe();
+    let event = |aei: u8| AsyncEvent::new().with_aet(1).with_aei(aei).with_lid(2);
+    for round in 0..3 {
+        for aei in 0..=round {
+            hub.announce(event(aei));
+        }
+    }
+    let read = || std::iter::from_fn(|| subscription.next()).map(|report| (report.event, report.count));
+    assert_eq!(read().collect::<Vec<_>>(), [(event(0), 3), (event(1), 2), (event(2), 1)]);
+    for aei in (0..70).chain(0..70) {
+        hub.announce(event(aei));
+    }
+    let reports: Vec<_> = read().collect();
+    let (known, others) = reports.split_at(63);
+    assert_eq!(known, (0..63).map(|aei| (event(aei), 2)).collect::<Vec<_>>());
+    let of_others = AsyncEvent::from_bits(0x00ff_ff07);
+    assert_eq!(others, [(of_others, 14)], "seven kinds have no place of their own");
+    assert_eq!(subscription.wait(Duration::ZERO), None);
+    world.detach();
+}
+
+#[test]
+fn a_subscriber_that_is_gone_makes_room() {
+    let world = World::new();
+    let hub = &world.ctrlr.0.hub;
+    let (first, second) = (hub.subscribe(), hub.subscribe());
+    assert_eq!(hub.subscribers.load().len(), 2);
+    drop(first);
+    let third = hub.subscribe();
+    assert_eq!(hub.subscribers.load().len(), 2);
+    hub.announce(AsyncEvent::new());
+    assert!(second.next().is_some() && third.next().is_some());
+    world.detach();
+}
