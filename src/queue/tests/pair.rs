@@ -217,6 +217,35 @@ fn data_that_is_too_large_comes_back_with_the_limit() {
 }
 
 #[test]
+fn the_longest_transfer_is_lowered_to_what_the_controller_takes_and_never_raised() {
+    let (mut pair, _device, dma) = setup::<u32>(4, 4);
+    for (told, limit) in [(1 << 21, 1 << 20), (8192, 8192), (1 << 20, 8192)] {
+        pair.limit_transfer_bytes(told);
+        assert_eq!(pair.max_transfer_bytes(), limit);
+    }
+    for (len, fits) in [(8192, true), (8193, false)] {
+        let data = DmaSlice::from(dma.allocate(len).expect("memory"));
+        assert_eq!(pair.submit(tagged(0), Some(data), 0).is_ok(), fits, "{len}");
+    }
+    assert_eq!(pair.qid(), QID);
+    pair.abort_all(|_, _| ());
+}
+
+/// It is asked before a thread goes to sleep: wrong either way, that thread sleeps through a completion or never sleeps.
+#[test]
+fn whether_there_is_a_completion_is_known_without_taking_it() {
+    let (mut pair, mut device, _dma) = setup(4, 4);
+    let cid = submit(&mut pair, 0);
+    pair.commit();
+    device.fetch_all();
+    assert!(!pair.has_completion());
+    device.complete(cid);
+    assert!(pair.has_completion());
+    assert_eq!(drain(&mut pair), [0]);
+    assert!(!pair.has_completion());
+}
+
+#[test]
 fn abort_all_gives_everything_back_once() {
     let (mut pair, mut device, dma) = setup(8, 8);
     let cids: Vec<_> = (0..6)

@@ -153,6 +153,20 @@ fn a_head_in_what_was_submitted_across_the_wrap() {
     }
 }
 
+/// The head reaches the end of the queue before it wraps, while the tail has wrapped already: what it says there counts too.
+#[test]
+fn a_head_short_of_the_wrap_gives_entries_back() {
+    let (mut pair, mut device, cids) = in_flight(8, 3);
+    device.complete_all(&cids);
+    assert_eq!(pair.process(8, |_, _, _| ()), Ok(3));
+    let cids: Vec<_> = (0..5).map(|tag| pair.submit(tagged(tag), None, tag).expect("room")).collect();
+    pair.commit();
+    device.post(Completion { sqhd: 7, cid: cids[0], ..device.completion() });
+    assert_eq!(pair.process(8, |_, _, _| ()), Ok(1));
+    let fitted = (0..8).take_while(|tag| pair.submit(tagged(*tag), None, *tag).is_ok()).count();
+    assert_eq!(fitted, 3, "of seven trackers four are in use, and there are entries for all");
+}
+
 #[test]
 fn a_completion_for_another_queue() {
     let (mut pair, mut device, cids) = in_flight(8, 3);

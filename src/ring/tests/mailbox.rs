@@ -1,7 +1,7 @@
 //! Mailboxes: the window, credits that return with their outcomes or without, and mailboxes that go first.
 
 use super::{Census, Counted};
-use crate::ring::{AbortReason, Aborted, Mailbox, Outcome, Responder};
+use crate::ring::{AbortReason, Aborted, Mailbox, Outbox, Outcome, Responder};
 use crossbeam_queue::SegQueue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -83,6 +83,18 @@ fn outcomes_are_freed_whether_they_arrive_before_or_after_the_mailbox_is_dropped
     responders.pop().unwrap().deliver(Outcome::Completed(census.value(1)));
     drop(responders);
     assert_eq!(census.count(), 0);
+}
+
+/// Outcomes are delivered together; what a poll that ends early, by a panic too, has not delivered yet must not be lost.
+#[test]
+fn what_waits_in_an_outbox_arrives_when_that_is_dropped() {
+    let mut mailbox = Mailbox::new(2);
+    let mut outbox = Outbox::new();
+    outbox.deliver(mailbox.responder(6).unwrap(), Outcome::Completed(60));
+    outbox.deliver(mailbox.responder(7).unwrap(), Outcome::Completed(70));
+    assert_eq!(receive(&mut mailbox), []);
+    drop(outbox);
+    assert_eq!(receive(&mut mailbox), [(6, Outcome::Completed(60)), (7, Outcome::Completed(70))]);
 }
 
 /// Threads that answer what they find in `requests` until `stop`, out of order and each at its own pace.

@@ -5,8 +5,12 @@ mod departures;
 mod mailbox;
 mod mpsc;
 mod outcome;
+mod preempted;
+mod rivals;
 mod schemes;
+mod sleeper;
 mod ticket;
+mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -158,6 +158,25 @@ fn capacities_that_are_no_power_of_two_are_refused() {
     }
 }
 
+/// The consumer may take what was there before while a batch is being written: the room is for others.
+#[test]
+fn a_batch_that_goes_on_where_room_was_made_asks_for_no_more_than_it_has() {
+    let ring = Ring::new(4);
+    ring.push(10).unwrap();
+    ring.push(11).unwrap();
+    let mut asked = Vec::new();
+    let pushed = ring.push_with(3, |index, place| {
+        // SAFETY: the one consumer is this thread.
+        unsafe { ring.consume(usize::MAX, |message| drop(message)) };
+        asked.push(index);
+        place.fill(index)
+    });
+    assert_eq!(pushed, Ok(3));
+    assert_eq!(asked, [1, 0, 2]);
+    // SAFETY: as above.
+    assert_eq!(unsafe { ring.consume(usize::MAX, |message| assert_eq!(message.take(), 2)) }, 1);
+}
+
 #[test]
 fn what_producers_were_told_was_accepted_is_what_the_consumer_takes() {
     const PRODUCERS: u64 = 3;
