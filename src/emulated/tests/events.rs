@@ -163,7 +163,8 @@ fn a_request_with_a_cid_in_use_is_a_conflict() {
 fn firmware_is_activated_while_commands_wait() {
     let mut host = Host::ready(small());
     let read = Command::get_log_page(LogId::FIRMWARE_SLOT, u32::MAX, 512, 0, false);
-    for (is_asked_for, time) in [(false, Duration::from_millis(70)), (true, Duration::from_millis(90))] {
+    let ms = Duration::from_millis;
+    for (is_asked_for, time_ms) in [(false, 70), (true, 90)] {
         host.admin_ok(Command::set_features(
             FeatureId::ASYNC_EVENT_CONFIG,
             false,
@@ -171,7 +172,7 @@ fn firmware_is_activated_while_commands_wait() {
             u32::from(is_asked_for) << 9,
         ));
         let cid = request(&mut host);
-        host.transport.activate_firmware(time);
+        host.transport.activate_firmware(ms(time_ms));
         host.settle();
         assert!(host.csts().pp() && host.csts().rdy() && !host.csts().cfs());
         // Firmware activation starting, firmware slot log.
@@ -179,9 +180,9 @@ fn firmware_is_activated_while_commands_wait() {
         let command = host.with_data(read);
         let waiting = host.push(0, command);
         host.ring(0);
-        host.pass(time - Duration::from_millis(1));
+        host.pass(ms(time_ms - 1));
         assert!(host.csts().pp() && host.peek(0).is_none());
-        host.pass(Duration::from_millis(1));
+        host.pass(ms(1));
         assert!(!host.csts().pp() && host.csts().rdy());
         let completion = host.reap(0).expect("answered after the pause");
         assert_eq!((completion.cid, completion.status()), (waiting, Status::SUCCESS));
