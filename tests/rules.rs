@@ -154,6 +154,8 @@ fn odd_controllers_are_driven_by_the_rules() {
         with(|config| config.shutdown_delay = Duration::from_millis(120)),
         options(),
     );
+    let slow = |config: &mut Config| config.faults = "slow-registers=200us".parse().expect("a fault");
+    exercise("slow registers", with(slow), options());
     exercise("an old version", with(|config| config.version = 0x0001_0000), options());
     exercise("pages of 64 KiB", with(|config| (config.mpsmin, config.mpsmax) = (4, 4)), options());
     exercise("one event request", with(|config| config.async_events = 1), options());

@@ -158,3 +158,32 @@ fn a_controller_that_pauses_can_be_reset() {
     assert!(world.works());
     world.finish();
 }
+
+/// An event may come late, get lost, or none may ever come: no request for one is ever late, and all else goes on. What was lost is not reported again before its
+/// log is read, or a reset.
+#[test]
+fn events_that_are_late_lost_or_absent_harm_nothing_else() {
+    for (fault, count) in
+        [("delay=500ms REQUEST nth=1..4", 1), ("drop REQUEST nth=1", 0), ("hang REQUEST nth=1..4", 0)]
+    {
+        let mut world =
+            World::new(&fault.replace("REQUEST", "opcode=asynchronous-event-request"), timeouts());
+        world.pass(ms(5));
+        let subscriber = world.ctrlr.subscribe();
+        world.transport.set_temperature_k(HOT_K);
+        world.pass(ms(20));
+        assert!(all(&subscriber).is_empty(), "{fault}: not yet");
+        // Longer than any command may take.
+        world.pass(ms(2000));
+        assert_eq!(all(&subscriber).len(), count, "{fault}");
+        assert!(world.works() && world.told().is_empty(), "{fault}: {:?}", world.told());
+        world.transport.set_temperature_k(COOL_K);
+        let reset = world.ctrlr.reset().expect("asked");
+        world.run("over", |_| reset.is_over().is_some());
+        world.run("live", |world| world.ctrlr.state() == CtrlrState::Live);
+        world.pass(ms(5));
+        heat(&mut world);
+        assert_eq!(all(&subscriber).len(), 1, "{fault}: after a reset");
+        world.finish();
+    }
+}
