@@ -1,6 +1,7 @@
 //! Unit tests of the controller: what only shows inside, on a device that the test steps.
 #![forbid(unsafe_code)]
 
+mod bring_up;
 mod doorbells;
 mod failures;
 mod pieces;

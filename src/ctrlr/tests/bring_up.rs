@@ -1,0 +1,115 @@
+//! What a controller is brought up from, and what is said of one that cannot be.
+#![forbid(unsafe_code)]
+
+use super::STEPS;
+use crate::ctrlr::bring_up::page_bytes;
+use crate::ctrlr::events::Events;
+use crate::ctrlr::{AttachError, Ctrlr, CtrlrOptions, Failure};
+use crate::dma::{DmaMap, DmaOptions, DmaSpace};
+use crate::emulated::{self, Config, Device, EmulatedTransport};
+use crate::ring::LockFree;
+use crate::spec::registers::{ACQ, AQA, ASQ, Aqa, CC, CSTS, Cap, Cc, Csts};
+use crate::transport::Transport;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Attaches, with two steps of the driver for each of the device, a millisecond apart.
+fn attach(transport: &Arc<EmulatedTransport>, device: &mut Device) -> Result<Ctrlr<LockFree>, AttachError> {
+    let mut attach = Ctrlr::begin_attach(transport.clone(), CtrlrOptions::default())?;
+    let mut now = Instant::now();
+    for _ in 0..STEPS {
+        now += MS;
+        for _ in 0..2 {
+            if let Some(ctrlr) = attach.step(now)? {
+                return Ok(ctrlr);
+            }
+        }
+        device.step_at(now);
+    }
+    panic!("not attached after {STEPS} steps");
+}
+
+/// Attaches to a controller that does `fault`; why it could not be.
+fn refusal(fault: &str) -> Failure {
+    let faults = fault.parse().expect("a fault");
+    let (transport, mut device) = emulated::new(Config { faults, ..Config::default() }).expect("valid");
+    match attach(&transport, &mut device) {
+        Err(AttachError::Failed { failure, .. }) => failure,
+        other => panic!("{fault}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_bring_up_needs_and_is_refused_is_named() {
+    for (fault, needed) in [
+        ("status=internal-error opcode=identify nth=1", "Identify Controller"),
+        ("status=internal-error queue=admin opcode=0x09 nth=1", "Set Features (Number of Queues)"),
+    ] {
+        match refusal(fault) {
+            Failure::Refused { what, .. } => assert_eq!(what, needed),
+            other => panic!("{needed}: {other:?}"),
+        }
+    }
+}
+
+/// SQES is at 512 of Identify Controller, and CQES at 513: each excludes the driver's size when all its bits are turned.
+#[test]
+fn a_controller_whose_queue_entries_have_another_size_is_not_driven() {
+    for fault in ["corrupt=512 opcode=identify nth=1", "corrupt=513 opcode=identify nth=1"] {
+        match refusal(fault) {
+            Failure::Unusable(why) => assert!(why.contains("queue entry sizes"), "{why}"),
+            other => panic!("{fault}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_smallest_page_that_the_controller_takes_is_the_one_that_is_used() {
+    let of = |min, max| page_bytes(Cap::new().with_mpsmin(min).with_mpsmax(max));
+    for (min, max, bytes) in
+        [(0, 0, 4096), (0, 4, 4096), (1, 4, 8192), (3, 3, 32_768), (8, 8, 1 << 20), (8, 15, 1 << 20)]
+    {
+        assert_eq!(of(min, max), Ok(bytes), "{min} to {max}");
+    }
+    for (min, max) in [(1, 0), (8, 7), (9, 9), (9, 15), (15, 0)] {
+        assert!(matches!(of(min, max), Err(Failure::Unusable(_))), "{min} to {max}");
+    }
+}
+
+/// Somebody else had it before, and may have been in the middle of anything.
+#[test]
+fn a_controller_that_is_found_enabled_is_disabled_by_the_rules() {
+    for is_ready in [false, true] {
+        let config = Config { ready_delay: 20 * MS, timeout: Duration::from_secs(1), ..Config::default() };
+        let (transport, mut device) = emulated::new(config).expect("valid");
+        transport.write_u32(AQA, Aqa::new().with_asqs_z(7).with_acqs_z(7).into_bits());
+        let dma = DmaSpace::new(Arc::clone(&transport) as Arc<dyn DmaMap>, DmaOptions::default());
+        let queues = dma.allocate(8192).expect("memory");
+        transport.write_u64(ASQ, queues.iova());
+        transport.write_u64(ACQ, queues.iova() + 4096);
+        let cc = Cc::new().with_iosqes(6).with_iocqes(4).with_en(true);
+        transport.write_u32(CC, cc.into_bits());
+        let mut now = Instant::now();
+        device.step_at(now);
+        while is_ready && !Csts::from_bits(transport.read_u32(CSTS)).rdy() {
+            now += MS;
+            device.step_at(now);
+        }
+        let _ctrlr = attach(&transport, &mut device).expect("attach");
+        assert_eq!(transport.violations(), Vec::<String>::new(), "ready: {is_ready}");
+    }
+}
+
+/// Else a message could take the entry that the report of an event needs.
+#[test]
+fn event_reporting_keeps_an_entry_for_each_request_that_the_controller_takes_and_one_to_read() {
+    let (transport, _device) = emulated::new(Config::default()).expect("valid");
+    let dma = DmaSpace::new(transport as Arc<dyn DmaMap>, DmaOptions::default());
+    let mut events = Events::new(dma.allocate(4096).expect("memory"));
+    for (aerl_z, needed) in [(0, 2), (1, 3), (3, 5), (4, 5), (255, 5)] {
+        events.set_limit(aerl_z);
+        assert_eq!(events.entries_needed(), needed, "AERL {aerl_z}");
+    }
+}
