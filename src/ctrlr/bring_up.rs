@@ -123,7 +123,8 @@ impl BringUp {
                 self.enter(Stage::Disabled, now, ready_timeout(&core.hub));
                 return Ok(());
             }
-            Stage::Disabled if !csts.rdy() => {
+            // One that was never ready says by CFS alone that its reset is not over yet; if it stays, the controller is given its chance all the same.
+            Stage::Disabled if !csts.rdy() && (!csts.cfs() || self.wait.is_over(now)) => {
                 enable(core)?;
                 self.enter(Stage::Ready, now, ready_timeout(&core.hub));
                 return Ok(());

@@ -49,7 +49,7 @@ impl<S: Scheme> Life<'_, S> {
             None => match self.round.ctrlr.allocate(BLOCK_BYTES) {
                 Ok(buffer) => buffer,
                 Err(error) => {
-                    assert!(self.round.is_over(), "{error}");
+                    self.round.comes_to_its_end(&error);
                     return;
                 }
             },
@@ -160,7 +160,7 @@ pub fn io_thread<S: Scheme>(round: &Round<S>, index: usize, mut random: Random) 
                 continue;
             }
             Err(error) => {
-                assert!(round.is_over(), "{error}");
+                round.comes_to_its_end(&error);
                 break;
             }
         };

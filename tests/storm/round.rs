@@ -1,12 +1,14 @@
 //! What the threads of one round share, and the dice.
 
 use crate::ledger::{ACCEPTED, Ledger, RAN, REFUSED};
+use crate::support::wait_until;
 use crate::{BLOCK_BYTES, Weather};
 use slipring::ctrlr::{Ctrlr, CtrlrState, Message, Producer, SendErrorReason};
 use slipring::ring::Scheme;
 use slipring::spec::command::Command;
 use slipring::spec::feature::FeatureId;
 use slipring::spec::log::LogId;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,6 +75,14 @@ impl<S: Scheme> Round<S> {
         let may_fail = self.weather == Weather::Failure;
         assert!(may_fail || state != CtrlrState::Failed, "{:?}", self.ctrlr.failure());
         matches!(state, CtrlrState::Failed | CtrlrState::Detaching | CtrlrState::Detached)
+    }
+
+    /// What somebody met for `error`: whoever finds the device gone may be the first to know, and the controller is soon.
+    pub fn comes_to_its_end(&self, error: &dyn Display) {
+        if self.weather == Weather::Failure {
+            wait_until("the controller has failed", || self.is_over());
+        }
+        assert!(self.is_over(), "{error}");
     }
 
     /// Whether everybody has done a fair amount of work, or the controller has failed, after which nobody will.

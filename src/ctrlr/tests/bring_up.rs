@@ -102,6 +102,33 @@ fn a_controller_that_is_found_enabled_is_disabled_by_the_rules() {
     }
 }
 
+/// One that could not use what it was enabled with was never ready, so it says only by CSTS.CFS when a reset of it is over.
+#[test]
+fn a_controller_that_is_found_failed_is_enabled_when_its_failure_is_over() {
+    let (transport, mut device) = emulated::new(Config::default()).expect("valid");
+    transport.write_u32(AQA, 0);
+    transport.write_u32(CC, Cc::new().with_iosqes(6).with_iocqes(4).with_en(true).into_bits());
+    device.step_at(Instant::now());
+    let csts = Csts::from_bits(transport.read_u32(CSTS));
+    assert!(csts.cfs() && !csts.rdy(), "{csts:?}");
+    let violations = transport.violations().len();
+    let mut attach =
+        Ctrlr::<LockFree>::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+    let mut now = Instant::now();
+    for _ in 0..STEPS {
+        now += MS;
+        // The device is slower than its driver.
+        for _ in 0..8 {
+            if let Some(_ctrlr) = attach.step(now).expect("attach") {
+                assert_eq!(transport.violations()[violations..], Vec::<String>::new());
+                return;
+            }
+        }
+        device.step_at(now);
+    }
+    panic!("not attached after {STEPS} steps");
+}
+
 /// Else a message could take the entry that the report of an event needs.
 #[test]
 fn event_reporting_keeps_an_entry_for_each_request_that_the_controller_takes_and_one_to_read() {
