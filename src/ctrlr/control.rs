@@ -199,16 +199,17 @@ impl<S: Scheme> Shared<S> {
 
     /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.
     pub(super) fn settle(&self) -> bool {
-        let outbox = std::cell::RefCell::new(Outbox::new());
+        let mut outbox = Outbox::new();
         departures::settle(
             |run| {
                 let mut control = self.lock();
                 let Control { channel, departures, .. } = &mut *control;
                 run(channel, departures);
             },
-            |reason, envelope| unexecuted(&mut outbox.borrow_mut(), envelope, Aborted::unexecuted(reason)),
-            || {
-                outbox.borrow_mut().flush();
+            &mut outbox,
+            |outbox, reason, envelope| unexecuted(outbox, envelope, Aborted::unexecuted(reason)),
+            |outbox| {
+                outbox.flush();
                 self.hub.waiters.bell().ring();
             },
         )

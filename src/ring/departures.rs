@@ -63,12 +63,13 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
     }
 }
 
-/// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `deliver` answers one message that was left in a ring,
-/// and `flush` ends that, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
-pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
+/// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `deliver` answers one message that was left in a ring
+/// by way of `outbox`, and `flush` ends that, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
+pub(crate) fn settle<C: Channel<M>, M, R: Copy, O>(
     mut locked: impl FnMut(&mut dyn FnMut(&mut C, &mut Departures<C, M, R>)),
-    mut deliver: impl FnMut(R, Taken<'_, M>),
-    flush: impl FnOnce(),
+    outbox: &mut O,
+    mut deliver: impl FnMut(&mut O, R, Taken<'_, M>),
+    flush: impl FnOnce(&mut O),
 ) -> bool {
     let mut quiet = Vec::new();
     let mut is_over = false;
@@ -82,13 +83,13 @@ pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
     let mut drained = Vec::new();
     let mut left = Vec::new();
     for (number, reason, mut ring) in quiet {
-        if ring.drain(|message| deliver(reason, message)) {
+        if ring.drain(|message| deliver(outbox, reason, message)) {
             drained.push(number);
         } else {
             left.push((number, reason, ring));
         }
     }
-    flush();
+    flush(outbox);
     locked(&mut |_, departures| {
         departures.undrained.retain(|number| !drained.contains(number));
         let left = left.drain(..).map(|(number, reason, ring)| (number, reason, Leaving::Quiet(ring)));

@@ -30,11 +30,12 @@ fn settle(shared: &Shared) -> bool {
             let Control { channel, departures } = &mut *control;
             run(channel, departures);
         },
-        |(), _message| {
+        &mut (),
+        |(), (), _message| {
             // Relaxed: whoever is told that all is over has had the mutex after this.
             shared.answered.fetch_add(1, Ordering::Relaxed);
         },
-        || (),
+        |()| (),
     )
 }
 

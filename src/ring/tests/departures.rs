@@ -16,8 +16,9 @@ fn settle(
 ) -> bool {
     departures::settle(
         |run| run(channel, departures),
-        |reason, message| answered.push((reason, message.get().id)),
-        || (),
+        answered,
+        |answered, reason, message| answered.push((reason, message.get().id)),
+        |_| (),
     )
 }
 

@@ -35,8 +35,9 @@ impl Control {
         let mut settle = || {
             departures::settle(
                 |run| run(channel, departures),
-                |reason, message| answered.push((reason, message.take())),
-                || (),
+                &mut *answered,
+                |answered, reason, message| answered.push((reason, message.take())),
+                |_| (),
             )
         };
         (0..4).any(|_| settle())
