@@ -1,12 +1,9 @@
 //! Keep-alive: a controller that wants a sign of life gets it in time, also after resets; and what follows when it does not.
 
-use crate::world::{World, config, ms, timeouts};
-use slipring::ctrlr::{
-    Attach, AttachError, ControllerEvent, Ctrlr, CtrlrOptions, CtrlrState, EventAnswer, Failure,
-};
-use slipring::emulated::{self, Config};
-use slipring::ring::LockFree;
-use std::time::{Duration, Instant};
+use crate::world::{World, attach, config, ms, timeouts};
+use slipring::ctrlr::{ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure};
+use slipring::emulated::Config;
+use std::time::Duration;
 
 /// What the tests ask for; a Keep Alive each half of it.
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -23,20 +20,6 @@ fn kept(faults: &str) -> World {
 
 fn count(world: &World) -> u64 {
     world.transport.faults_met()[0]
-}
-
-/// Attaches to the end, whatever that is.
-fn attach(config: Config, options: CtrlrOptions) -> Result<Ctrlr<LockFree>, AttachError> {
-    let (transport, mut device) = emulated::new(config).expect("a valid configuration");
-    let mut attach: Attach<LockFree> = Ctrlr::begin_attach(transport, options)?;
-    let mut now = Instant::now();
-    loop {
-        now += ms(1);
-        if let Some(ctrlr) = attach.step(now)? {
-            return Ok(ctrlr);
-        }
-        device.step_at(now);
-    }
 }
 
 #[test]

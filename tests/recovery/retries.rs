@@ -1,16 +1,16 @@
 //! Retries: which commands are sent again, how often and when, that each has one outcome with its data, and what overtakes those that wait.
 
-use crate::world::{World, config, io_status, is_status, ms, timeouts};
+use crate::world::{World, attach, config, io_status, is_status, ms, timeouts};
 use slipring::ctrlr::{
-    AttachError, Ctrlr, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, Reply, TimeoutAction,
-    Timeouts, admin,
+    AttachError, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, Reply, TimeoutAction, Timeouts,
+    admin,
 };
-use slipring::emulated::{self, Config};
+use slipring::emulated::Config;
 use slipring::poller::{SubmitError, SubmitReason};
-use slipring::ring::{AbortReason, Aborted, LockFree, Mailbox, Outcome};
+use slipring::ring::{AbortReason, Aborted, Mailbox, Outcome};
 use slipring::spec::command::Command;
 use slipring::spec::status::Status;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How late a try may be: the poller's note of the time, and the steps of the test.
 const SLACK: Duration = Duration::from_millis(4);
@@ -151,21 +151,6 @@ fn admin_messages_are_sent_again_too() {
     world.finish();
 }
 
-/// Attaches to the end, whatever that is.
-fn attach(faults: &str, retries: u8) -> Result<Ctrlr<LockFree>, AttachError> {
-    let (transport, mut device) =
-        emulated::new(Config { crdt: [1, 0, 0], ..config(faults) }).expect("a valid configuration");
-    let mut attach = Ctrlr::begin_attach(transport, options(retries))?;
-    let mut now = Instant::now();
-    loop {
-        now += ms(1);
-        if let Some(ctrlr) = attach.step(now)? {
-            return Ok(ctrlr);
-        }
-        device.step_at(now);
-    }
-}
-
 /// Before the controller was told that its delays are heeded it may not give any: these are sent again at once.
 #[test]
 fn the_drivers_own_commands_are_sent_again_at_bring_up() {
@@ -173,11 +158,12 @@ fn the_drivers_own_commands_are_sent_again_at_bring_up() {
         ["opcode=identify", "opcode=set-features", "queue=admin opcode=0x05", "queue=admin opcode=0x01"]
     {
         let fault = format!("status=internal-error {fault} nth=1");
-        let refused = attach(&fault, 0).map(drop);
+        let attach = |retries| attach(Config { crdt: [1, 0, 0], ..config(&fault) }, options(retries));
+        let refused = attach(0).map(drop);
         let is_refused =
             matches!(&refused, Err(AttachError::Failed { failure: Failure::Refused { .. }, .. }));
         assert!(is_refused, "{fault}: {refused:?}");
-        assert!(attach(&fault, 1).is_ok(), "{fault}");
+        assert!(attach(1).is_ok(), "{fault}");
     }
 }
 

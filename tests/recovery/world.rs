@@ -1,6 +1,8 @@
 //! A controller, its poller and its device on one thread, and a clock that only the test moves.
 
-use slipring::ctrlr::{ControllerEvent, Ctrlr, CtrlrOptions, EventAnswer, Message, OnEvent, Reply, Timeouts};
+use slipring::ctrlr::{
+    Attach, AttachError, ControllerEvent, Ctrlr, CtrlrOptions, EventAnswer, Message, OnEvent, Reply, Timeouts,
+};
 use slipring::emulated::{self, Backing, Config, Device, EmulatedTransport, NamespaceConfig};
 use slipring::poller::{IoCompletion, PollError, Poller, QpairOptions, QueuePair};
 use slipring::ring::{LockFree, Outcome, Ticket};
@@ -37,6 +39,20 @@ pub fn config(faults: &str) -> Config {
     let namespace = NamespaceConfig { size_bytes: 1 << 20, lba_bytes: 512, backing: Backing::Ram };
     let faults = faults.parse().expect("faults");
     Config { namespaces: vec![namespace], io_queues: 4, timeout: ms(1000), faults, ..Config::default() }
+}
+
+/// Attaches to the end, whatever that is.
+pub fn attach(config: Config, options: CtrlrOptions) -> Result<Ctrlr<LockFree>, AttachError> {
+    let (transport, mut device) = emulated::new(config).expect("a valid configuration");
+    let mut attach: Attach<LockFree> = Ctrlr::begin_attach(transport, options)?;
+    let mut now = Instant::now();
+    loop {
+        now += ms(1);
+        if let Some(ctrlr) = attach.step(now)? {
+            return Ok(ctrlr);
+        }
+        device.step_at(now);
+    }
 }
 
 impl World {
