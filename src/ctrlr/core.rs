@@ -221,19 +221,22 @@ impl Core {
 
     #[inline(never)]
     fn execute_command(&mut self, message: Message, responder: Responder) {
-        // Its outcome may go past the outbox.
-        self.outbox.expects_sleepers();
         if matches!(self.phase, Phase::Stopped) {
-            return responder.deliver(Outcome::Aborted(Aborted::unexecuted(self.stop_reason())));
+            let aborted = Aborted::unexecuted(self.stop_reason());
+            return self.outbox.deliver(responder, Outcome::Aborted(aborted));
+        }
+        if !matches!(message, Message::Admin { .. } | Message::Io { .. }) {
+            // Its outcome, and that of whom it may end, go past the outbox.
+            self.outbox.expects_sleepers();
         }
         match message {
-            Message::Admin { command, data } => match passthru::check_admin(&command) {
-                Ok(()) => {
-                    let data = data.map(|data| *data);
-                    self.start_message(Held { is_admin: true, command, data, responder });
+            Message::Admin { command, data } => {
+                let data = data.map(|data| *data);
+                match passthru::check_admin(&command) {
+                    Ok(()) => self.start_message(Held { is_admin: true, command, data, responder }),
+                    Err(why) => self.refuse(responder, why, data),
                 }
-                Err(why) => responder.deliver(Outcome::Completed(Reply::Refused { why, data })),
-            },
+            }
             Message::Io { command, data } => {
                 let data = data.map(|data| *data);
                 self.start_message(Held { is_admin: false, command, data, responder });
@@ -255,7 +258,7 @@ impl Core {
                 self.reset_waiters.push(responder);
                 self.hub.attention.raise(attention::RESET | attention::SUBSYSTEM);
             }
-            Message::ResetSubsystem => refuse(responder, Refusal::NoSubsystemReset, None),
+            Message::ResetSubsystem => self.refuse(responder, Refusal::NoSubsystemReset, None),
             Message::Connect(request) => {
                 self.connect_waiters.push((request.0, responder));
                 self.serve_slots();
@@ -312,7 +315,7 @@ impl Core {
             let result = external.submit(command, data, responder);
             result.map_err(|rejected| (rejected.reason, rejected.data, rejected.request))
         } else {
-            refuse(responder, Refusal::NoIoQueue, data);
+            self.refuse(responder, Refusal::NoIoQueue, data);
             return None;
         };
         match submitted {
@@ -321,11 +324,19 @@ impl Core {
                 return Some(Held { is_admin, command, data, responder });
             }
             Err((RejectReason::TooLarge { limit, .. }, data, responder)) => {
-                refuse(responder, Refusal::TooLarge { limit_bytes: limit }, data);
+                self.refuse(responder, Refusal::TooLarge { limit_bytes: limit }, data);
             }
-            Err((_, data, responder)) => refuse(responder, Refusal::BadData, data),
+            Err((_, data, responder)) => self.refuse(responder, Refusal::BadData, data),
         }
         None
+    }
+
+    /// The answer to a command that was not submitted, with what it would have transferred.
+    #[cold]
+    fn refuse(&mut self, responder: Responder, why: Refusal, data: Option<DmaSlice>) {
+        // As this may come after the outbox was flushed, it goes past it.
+        self.outbox.expects_sleepers();
+        responder.deliver(Outcome::Completed(Reply::Refused { why, data: data.map(Box::new) }));
     }
 
     /// Submits what was held, first come, first served, as far as there is room.
@@ -424,10 +435,6 @@ impl Core {
             Owner::Message(responder) => outbox.deliver(responder, answer_of(completion, data)),
             Owner::Driver(purpose) => finished.push(Finished::Driver(purpose, completion, data)),
         })?;
-        if count != 0 {
-            // What follows the driver's own commands may answer anybody.
-            outbox.expects_sleepers();
-        }
         Ok(completed + count)
     }
 
@@ -435,6 +442,8 @@ impl Core {
     pub(crate) fn after_work(&mut self) {
         self.deliver_outcomes();
         if !self.finished.is_empty() {
+            // What follows them may answer anybody.
+            self.outbox.expects_sleepers();
             let mut finished = std::mem::take(&mut self.finished);
             for finished in finished.drain(..) {
                 match finished {
@@ -555,11 +564,6 @@ impl Core {
         self.deliver_outcomes();
         self.hub.fail(Failure::Protocol(error.to_string()));
     }
-}
-
-/// The answer to a command that was not submitted, with what it would have transferred.
-fn refuse(responder: Responder, why: Refusal, data: Option<DmaSlice>) {
-    responder.deliver(Outcome::Completed(Reply::Refused { why, data: data.map(Box::new) }));
 }
 
 /// What a message's command came to. A command that was aborted because its queue was deleted was not answered by the device.

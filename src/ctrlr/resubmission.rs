@@ -276,7 +276,6 @@ pub(super) fn failed(
     match (kept, owner) {
         (Some(kept), owner) => {
             finished.push(Finished::Failed(Failed { owner, is_admin, kept, completion, data }));
-            outbox.expects_sleepers();
         }
         (None, Owner::Message(responder) | Owner::Abort(responder)) => {
             outbox.deliver(responder, outcome_of(completion, data));
