@@ -1,5 +1,8 @@
 //! What a poller notices of the nodes' clients: I/O of its own, one at a time, on one core that also steps the device, while twelve clients and the server share the
-//! other cores. What the emulated device takes for its work, of which the clients give it more, is counted apart: a real one would do it by itself. With `SLIPRING_MEASURE_SECONDS` it says what it measured; a test on a busy machine cannot judge latencies, so here only the work counts.
+//! other cores. What the emulated device takes for its work, of which the clients give it more, is counted apart: a real one would do it by itself.
+//!
+//! With `SLIPRING_MEASURE_SECONDS` it says what it measured, for devices that answer at once and for those that take their time. A test on a busy machine cannot judge
+//! latencies, so here only the work counts.
 
 use crate::kernel::Kernel;
 use crate::rig::{admin, small};
@@ -7,6 +10,7 @@ use crate::support::{DEADLINE, Stepped};
 use slipring::ctrlr::CtrlrOptions;
 use slipring::cuse::{ServeOptions, Server};
 use slipring::dma::DmaSlice;
+use slipring::emulated::{Latency, QueueKind};
 use slipring::poller::{Poller, QpairOptions, QueuePair, core_ids, pin_to_core};
 use slipring::ring::LockFree;
 use slipring::spec::command::Command;
@@ -15,8 +19,10 @@ use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longer than any read takes whose thread is left alone.
-const STALL_NS: u64 = 25_000;
+/// Longer than any read takes, beyond what the device takes for it, whose thread is left alone.
+const STALL: Duration = Duration::from_micros(25);
+/// How long a device may take for a read: none of it, a fast drive's time, and a usual one's.
+const LATENCIES: [Duration; 3] = [Duration::ZERO, Duration::from_micros(10), Duration::from_micros(80)];
 
 /// How long this thread was ready to run and had no core so far, as the kernel counts it: that wait is nobody's lock.
 fn waited_ns() -> u64 {
@@ -66,6 +72,12 @@ fn reads(rig: &mut Stepped<LockFree>, poller: &mut Poller, qpair: &mut QueuePair
 #[test]
 fn a_poller_does_its_io_beside_twelve_clients() {
     let seconds = std::env::var("SLIPRING_MEASURE_SECONDS").ok().and_then(|text| text.parse::<f64>().ok());
+    for latency in &LATENCIES[..if seconds.is_some() { LATENCIES.len() } else { 1 }] {
+        beside_twelve_clients(*latency, seconds);
+    }
+}
+
+fn beside_twelve_clients(latency: Duration, seconds: Option<f64>) {
     let run = Duration::from_secs_f64(seconds.unwrap_or(0.3));
     let cores = core_ids();
     let pin = |core: Option<&usize>| {
@@ -73,7 +85,9 @@ fn a_poller_does_its_io_beside_twelve_clients() {
             pin_to_core(*core).expect("pinned");
         }
     };
-    let mut rig = Stepped::<LockFree>::attach(small(), CtrlrOptions::default());
+    let mut config = small();
+    config.latencies.push(Latency { queue: QueueKind::Io, opcode: None, delay: latency });
+    let mut rig = Stepped::<LockFree>::attach(config, CtrlrOptions::default());
     let mut poller = rig.poller();
     let mut qpair = QueuePair::request(&rig.ctrlr, &QpairOptions::default()).expect("a queue pair");
     rig.run(&mut poller, "connected", || qpair.connected().expect("well"));
@@ -109,15 +123,17 @@ fn a_poller_does_its_io_beside_twelve_clients() {
             let before = answered.load(Ordering::Relaxed);
             let waited = waited_ns();
             let took = reads(&mut rig, &mut poller, &mut qpair, run);
-            let stall = took.all.iter().filter(|took| **took > STALL_NS).sum::<u64>();
+            let usual = latency.as_nanos() as u64;
+            let late = took.all.iter().map(|took| took.saturating_sub(usual));
+            let stall = late.filter(|late| u128::from(*late) > STALL.as_nanos()).sum::<u64>();
             let unexplained = stall.saturating_sub(waited_ns() - waited) as f64 / 1e6 / run.as_secs_f64();
             let ioctls = answered.load(Ordering::Relaxed) - before;
             let percentiles = |took: &[u64]| {
                 [0.5, 0.99, 0.999, 0.9999, 1.0].map(|share| took[((took.len() - 1) as f64 * share) as usize])
             };
             let report = format!(
-                "{what}: {} reads, p50, p99, p99.9, p99.99 and max {:?} ns, without the device {:?} ns, unexplained stall \
-                 {unexplained:.2} ms per second; {ioctls} ioctls\n",
+                "a device of {latency:?}, {what}: {} reads, p50, p99, p99.9, p99.99 and max {:?} ns, without the device {:?} ns, \
+                 unexplained stall {unexplained:.2} ms per second; {ioctls} ioctls\n",
                 took.all.len(),
                 percentiles(&took.all),
                 percentiles(&took.without_device),
