@@ -2,11 +2,11 @@
 
 use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
-use super::mpsc::Ring;
+use super::mpsc::{Lookout, Ring};
 use super::place::Taken;
 use super::published::{Publisher, Reader, published};
 use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme};
-use crate::sync::{Arc, Protection, protected};
+use crate::sync::{Arc, AtomicU64, Protection, protected};
 
 /// Publication by arc-swap, retirement by epoch. The default.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +29,42 @@ pub struct LockFreeChannel<M> {
 }
 
 /// The polling thread's end.
+///
+/// Between two refreshes its ring is its own, whatever is published meanwhile: so it may remember where the next message will appear, and an idle
+/// poll looks there and nowhere else.
 #[derive(Debug)]
 pub struct LockFreeReceiver<M> {
+    lookout: Lookout,
     reader: Reader<Ring<M>>,
     attention: Arc<Attention>,
+    /// Where it looks when there is no ring.
+    zero: Box<AtomicU64>,
+}
+
+impl<M: Send + 'static> LockFreeReceiver<M> {
+    fn follow(&mut self) {
+        self.lookout = match self.reader.current() {
+            Some(ring) => ring.lookout(),
+            None => Lookout::nowhere(&self.zero),
+        };
+    }
+
+    #[inline(always)]
+    fn consume(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
+        /// Follows the ring also when `each` panics.
+        struct Follow<'r, M: Send + 'static>(&'r mut LockFreeReceiver<M>);
+        impl<M: Send + 'static> Drop for Follow<'_, M> {
+            fn drop(&mut self) {
+                self.0.follow();
+            }
+        }
+        let this = Follow(self);
+        let Some(ring) = this.0.reader.current() else { return 0 };
+        // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
+        // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
+        // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
+        unsafe { ring.consume(max.min(BATCH), each) }
+    }
 }
 
 impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
@@ -47,7 +79,9 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         let (publisher, reader) = published();
         // While the reader is offline the bit is raised, so that its next poll takes the cold path, where it goes online.
         attention.raise(Attention::PUBLISHED);
-        let receiver = LockFreeReceiver { reader, attention: Arc::clone(attention) };
+        let zero = Box::new(AtomicU64::new(0));
+        let lookout = Lookout::nowhere(&zero);
+        let receiver = LockFreeReceiver { lookout, reader, attention: Arc::clone(attention), zero };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
 
@@ -88,13 +122,8 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     #[inline(always)]
     fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
-        match self.reader.current() {
-            // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
-            // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
-            // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
-            Some(ring) if ring.has_message() => unsafe { ring.consume(max.min(BATCH), each) },
-            _ => 0,
-        }
+        // SAFETY: `follow` comes after every change of the reader's ring, which the reader keeps alive.
+        if unsafe { self.lookout.has_message() } { self.consume(max, each) } else { 0 }
     }
 
     fn refresh(&mut self) {
@@ -106,10 +135,12 @@ impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
             self.reader.refresh();
             self.attention.lower(Attention::PUBLISHED);
         }
+        self.follow();
     }
 
     fn offline(&mut self) {
         self.reader.offline();
+        self.follow();
         // To find the published ring again when it comes back.
         self.attention.raise(Attention::PUBLISHED);
     }

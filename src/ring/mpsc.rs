@@ -342,6 +342,13 @@ impl<T> Ring<T> {
         self.slot(head).sequence.load(Ordering::Relaxed) == head + 1
     }
 
+    /// Where the consumer's next message will appear.
+    pub(super) fn lookout(&self) -> Lookout {
+        // Relaxed: the consumer's own word.
+        let head = self.head.load(Ordering::Relaxed);
+        Lookout { sequence: &raw const self.slot(head).sequence, awaited: head + 1 }
+    }
+
     /// Takes up to `max` messages in order and gives each to `each`; returns how many. Stops early at a slot that is claimed but
     /// not written yet. A panic in `each` loses nothing but the message it was given.
     ///
@@ -418,6 +425,35 @@ impl<T> Ring<T> {
 enum ClaimError {
     Full,
     Closed,
+}
+
+/// Where a ring's next message will appear, for its consumer, who so looks for it without a look at the ring: two words of its own and one of the ring's.
+#[derive(Debug)]
+pub(super) struct Lookout {
+    sequence: *const AtomicU64,
+    awaited: u64,
+}
+
+// SAFETY: only read through, by whoever vouches for the ring, on any thread.
+unsafe impl Send for Lookout {}
+
+impl Lookout {
+    /// For a consumer without a ring: at a word that is always 0, where no message appears.
+    pub(super) fn nowhere(zero: &AtomicU64) -> Self {
+        Self { sequence: zero, awaited: 1 }
+    }
+
+    /// As [`Ring::has_message`], as long as no message was taken since this was made.
+    ///
+    /// # Safety
+    /// The ring, or the word that is always 0, is still there.
+    #[inline(always)]
+    pub(super) unsafe fn has_message(&self) -> bool {
+        // SAFETY: as the caller vouches.
+        let sequence = unsafe { &*self.sequence };
+        // Relaxed: only a hint, as in `Ring::has_message`.
+        sequence.load(Ordering::Relaxed) == self.awaited
+    }
 }
 
 impl<T> fmt::Debug for Ring<T> {

@@ -315,6 +315,28 @@ fn a_reader_that_stalls_holds_the_retirement_up_until_it_looks() {
     drop(sender.push(census.value(1)));
 }
 
+/// The receiver remembers where the next message will appear: also when it was thrown out of the last one, and however far the ring has wrapped.
+#[test]
+fn a_receiver_that_panics_finds_what_comes_next() {
+    let census = Census::default();
+    let attention = Arc::new(Attention::new());
+    let (mut channel, mut receiver) = Control::<LockFree>::new(&attention);
+    let sender = channel.publish(2);
+    let mut taken = Vec::new();
+    for id in 0..8 {
+        sender.push(census.value(id)).unwrap();
+        if id % 2 == 0 {
+            receiver.refresh();
+            let panicking = || receiver.receive(8, |_| panic!("on purpose"));
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
+        } else {
+            assert_eq!(poll::<LockFree>(&attention, &mut receiver, &mut taken), 1);
+        }
+        assert_eq!(poll::<LockFree>(&attention, &mut receiver, &mut taken), 0);
+    }
+    assert_eq!((taken, census.count()), (vec![1, 3, 5, 7], 0));
+}
+
 #[test]
 fn a_reader_that_is_offline_or_gone_holds_nobody_up() {
     let attention = Arc::new(Attention::new());
