@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::bring_up::EXTERNAL_QID;
-use super::core::{Core, Held, Owner, Phase};
+use super::core::{Core, Owner, Phase};
+use super::execute::Held;
 use super::message::{Reply, Responder};
 use crate::ring::{AbortReason, Aborted, MailboxId, Outcome};
 use crate::spec::command::Command;

@@ -1,30 +1,27 @@
-//! The core: everything of a controller that one thread at a time may touch. Executes messages, completes commands, and drives what is in progress.
+//! The core: everything of a controller that one thread at a time may touch. Completes commands, and drives what is in progress.
 //!
-//! It lies in the [`super::seat`] or belongs to the poller that sits there. Bring-up, take-down, rescan, events and queue pair requests are steps that
+//! It lies in the [`super::seat`] or belongs to the poller that sits there. Messages ([`super::execute`]), bring-up, take-down, rescan, events and queue pair requests are steps that
 //! it is driven through, each in its own file; nothing here waits.
 #![forbid(unsafe_code)]
 
 use super::bring_up::BringUp;
 use super::connect::QpairSlot;
 use super::events::Events;
-use super::hub::{Hub, attention};
+use super::execute::Held;
+use super::hub::Hub;
 use super::keep_alive::KeepAlive;
-use super::message::{Envelope, Message, Refusal, Reply, Responder};
+use super::message::{Reply, Responder};
 use super::options::{ControllerEvent, EventAnswer};
-use super::passthru;
 use super::recovery::Recovery;
 use super::rescan::Rescan;
 use super::resubmission::{Finished, Retries, failed};
 use super::retry::Kept;
 use super::state::Failure;
 use super::takedown::Takedown;
-use super::turn::Turn;
 use crate::dma::{DmaBuffer, DmaSlice};
-use crate::queue::{Pair, QueueError, RejectReason};
-use crate::ring::inside::{InsidePoll, contain_panic};
-use crate::ring::place::Taken;
+use crate::queue::{Pair, QueueError};
 use crate::ring::{AbortReason, Aborted, Outbox, Outcome};
-use crate::spec::command::{AdminOpcode, Command};
+use crate::spec::command::Command;
 use crate::spec::completion::Completion;
 use crate::spec::status::Status;
 use std::collections::VecDeque;
@@ -33,8 +30,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The most messages taken from the ring per poll, so that no burst of them holds up I/O: SPDK's number.
-const MESSAGES_PER_POLL: usize = 8;
 /// The most completions taken from the admin and the external queue each per poll.
 const COMPLETIONS_PER_POLL: usize = 32;
 
@@ -73,14 +68,6 @@ impl Purpose {
     }
 }
 
-/// A message on its way to a queue, or held until there is room in it and no reset is in progress.
-pub(super) struct Held {
-    pub(super) is_admin: bool,
-    pub(super) command: Command,
-    pub(super) data: Option<DmaSlice>,
-    pub(super) responder: Responder,
-}
-
 /// What is in progress. Anything but running keeps `BUSY` raised, so that each poll drives it on.
 pub(super) enum Phase {
     Running,
@@ -104,7 +91,7 @@ pub(crate) struct Core {
     /// Commands that are sent again; `None` when none are.
     pub(super) retries: Option<Box<Retries>>,
     /// Outcomes of closures and commands, between their end and that of the poll.
-    outbox: Outbox<Reply>,
+    pub(super) outbox: Outbox<Reply>,
     pub(super) events: Events,
     pub(super) rescan: Option<Rescan>,
     /// Who waits for the next rescan to end.
@@ -173,195 +160,6 @@ impl Core {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.hub
-    }
-
-    /// Whether messages are aborted now, by the choice of who asked for the reset that is in progress.
-    pub(crate) fn aborts_messages(&self) -> bool {
-        self.aborts_queued && !self.takes_messages()
-    }
-
-    /// Aborts a message that was not executed, because of a reset.
-    pub(crate) fn abort_by_reset(&mut self, envelope: Envelope) {
-        let aborted = Aborted::unexecuted(AbortReason::Reset);
-        self.outbox.deliver(envelope.responder, Outcome::Aborted(aborted));
-        self.outbox.expects_sleepers();
-    }
-
-    /// How many messages may be taken from the ring now.
-    #[inline(always)]
-    pub(crate) fn message_budget(&self) -> usize {
-        if self.held.is_empty() { MESSAGES_PER_POLL } else { 0 }
-    }
-
-    /// Whether messages are executed now; during a reset they wait in the ring.
-    pub(crate) fn takes_messages(&self) -> bool {
-        matches!(self.phase, Phase::Running | Phase::Stopped)
-    }
-
-    /// Executes one message; its outcome comes now or with a completion.
-    pub(crate) fn execute(&mut self, envelope: Envelope) {
-        Taken::lend(envelope, |envelope| self.execute_taken(envelope));
-    }
-
-    /// Executes one message out of the ring, as [`Core::execute`].
-    ///
-    /// Closures here and all else elsewhere, and told apart before it is moved: or it would be copied whole on its way to the closure.
-    #[inline(always)]
-    pub(crate) fn execute_taken(&mut self, envelope: Taken<'_, Envelope>) {
-        let (message, responder) = envelope.open();
-        let call = message.part(|message| match message {
-            Message::Call(call) => Some(call),
-            _ => None,
-        });
-        match call {
-            Ok(call) => self.call(call.take(), responder),
-            Err(message) => self.execute_command(message.take(), responder),
-        }
-    }
-
-    #[inline(never)]
-    fn execute_command(&mut self, message: Message, responder: Responder) {
-        if matches!(self.phase, Phase::Stopped) {
-            let aborted = Aborted::unexecuted(self.stop_reason());
-            return self.outbox.deliver(responder, Outcome::Aborted(aborted));
-        }
-        if !matches!(message, Message::Admin { .. } | Message::Io { .. }) {
-            // Its outcome, and that of whom it may end, go past the outbox.
-            self.outbox.expects_sleepers();
-        }
-        match message {
-            Message::Admin { command, data } => {
-                let data = data.map(|data| *data);
-                match passthru::check_admin(&command) {
-                    Ok(()) => self.start_message(Held { is_admin: true, command, data, responder }),
-                    Err(why) => self.refuse(responder, why, data),
-                }
-            }
-            Message::Io { command, data } => {
-                let data = data.map(|data| *data);
-                self.start_message(Held { is_admin: false, command, data, responder });
-            }
-            Message::Abort { mailbox, token } => self.abort_message(mailbox, token, responder),
-            Message::TimedOut { mailbox, token } => {
-                let is_ending = self.end_early(mailbox, token) || self.message_timed_out(mailbox, token);
-                responder.deliver(Outcome::Completed(Reply::Called(is_ending.into())));
-            }
-            Message::Rescan => {
-                self.rescan_waiters.push(responder);
-                self.start_rescan();
-            }
-            Message::Reset => {
-                self.reset_waiters.push(responder);
-                self.hub.attention.raise(attention::RESET);
-            }
-            Message::ResetSubsystem if self.hub.has_subsystem_reset() => {
-                self.reset_waiters.push(responder);
-                self.hub.attention.raise(attention::RESET | attention::SUBSYSTEM);
-            }
-            Message::ResetSubsystem => self.refuse(responder, Refusal::NoSubsystemReset, None),
-            Message::Connect(request) => {
-                self.connect_waiters.push((request.0, responder));
-                self.serve_slots();
-            }
-            Message::Call(call) => self.call(call, responder),
-        }
-    }
-
-    #[inline(always)]
-    fn call(&mut self, call: super::message::Call, responder: Responder) {
-        let inside = InsidePoll::enter();
-        let result = contain_panic(|| call(&mut Turn { core: self }));
-        drop(inside);
-        // Two calls and no common variable: so the usual outcome is written once, where it travels.
-        match result {
-            Some(value) => self.outbox.deliver(responder, Outcome::Completed(Reply::Called(value))),
-            None => self.panicked(responder),
-        }
-    }
-
-    #[cold]
-    fn panicked(&mut self, responder: Responder) {
-        let aborted = Aborted::maybe_executed(AbortReason::Panicked);
-        self.outbox.deliver(responder, Outcome::Aborted(aborted));
-    }
-
-    pub(super) fn start_message(&mut self, message: Held) {
-        if let Some(message) = self.try_start(message) {
-            self.held.push_back(message);
-        }
-    }
-
-    /// Submits a message's command, or answers that it cannot be. Gives it back when it has to wait: for room, or, during a reset, until the queues exist
-    /// again (a doorbell that is rung before is lost, and the command with it).
-    fn try_start(&mut self, message: Held) -> Option<Held> {
-        if !matches!(self.phase, Phase::Running) || message.is_admin && !self.has_room_beside_driver() {
-            return Some(message);
-        }
-        let Held { is_admin, command, data, responder } = message;
-        let submitted = if is_admin {
-            let is_abort = command.opcode == AdminOpcode::ABORT.0;
-            let owner = if is_abort { Owner::Abort(responder) } else { Owner::Message(responder) };
-            let result = self.admin.submit(command, data, owner);
-            if is_abort && result.is_ok() {
-                self.recovery.abort_sent();
-            }
-            result.map_err(|rejected| {
-                let (Owner::Message(responder) | Owner::Abort(responder)) = rejected.request else {
-                    unreachable!("submitted as a message just now");
-                };
-                (rejected.reason, rejected.data, responder)
-            })
-        } else if let Some(external) = &mut self.external {
-            let result = external.submit(command, data, responder);
-            result.map_err(|rejected| (rejected.reason, rejected.data, rejected.request))
-        } else {
-            self.refuse(responder, Refusal::NoIoQueue, data);
-            return None;
-        };
-        match submitted {
-            Ok(cid) => self.keep(is_admin, cid, Kept::new(command)),
-            Err((RejectReason::QueueFull, data, responder)) => {
-                return Some(Held { is_admin, command, data, responder });
-            }
-            Err((RejectReason::TooLarge { limit, .. }, data, responder)) => {
-                self.refuse(responder, Refusal::TooLarge { limit_bytes: limit }, data);
-            }
-            Err((_, data, responder)) => self.refuse(responder, Refusal::BadData, data),
-        }
-        None
-    }
-
-    /// The answer to a command that was not submitted, with what it would have transferred.
-    #[cold]
-    fn refuse(&mut self, responder: Responder, why: Refusal, data: Option<DmaSlice>) {
-        // As this may come after the outbox was flushed, it goes past it.
-        self.outbox.expects_sleepers();
-        responder.deliver(Outcome::Completed(Reply::Refused { why, data: data.map(Box::new) }));
-    }
-
-    /// Submits what was held, first come, first served, as far as there is room.
-    pub(super) fn submit_held(&mut self) {
-        while let Some(message) = self.held.pop_front() {
-            if let Some(message) = self.try_start(message) {
-                self.held.push_front(message);
-                return;
-            }
-        }
-    }
-
-    /// Whether the admin queue has an entry that the driver does not need. Its share: every event request, the reading of a log, a rescan, a Keep Alive. What
-    /// is in flight of these has its entry already, and hands it on to what follows it.
-    pub(super) fn has_spare_entry(&self) -> bool {
-        let share = self.events.entries_needed()
-            + usize::from(self.rescan.is_none())
-            + self.keep_alive.entries_needed();
-        let waiting = self.retries.as_ref().map_or(0, |retries| retries.waiting_admin());
-        self.admin.capacity().saturating_sub(self.admin.outstanding() + waiting) > share
-    }
-
-    /// Whether there is room for an admin message. Queue pairs that wait for theirs come first, or a steady stream of messages would keep them out.
-    pub(super) fn has_room_beside_driver(&self) -> bool {
-        self.hub.attention.bits() & attention::QPAIR == 0 && self.has_spare_entry()
     }
 
     /// Submits a command of the driver's own. There is room by construction: messages and queue pairs leave the driver's share of the queue free

@@ -29,6 +29,7 @@ mod control;
 mod core;
 mod detach;
 mod events;
+mod execute;
 mod hub;
 mod interrupts;
 mod keep_alive;
