@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// xorshift64*: enough to reach every byte, and the same each time.
+/// xorshift64*, and no crate's generator: a number that found something is kept in the corpus, and is to mean the same input for ever.
 #[derive(Clone)]
 pub struct Dice(u64);
 

@@ -156,7 +156,7 @@ fn await_calm<S: Scheme>(rig: &Rig<S>, calm_bytes: usize) {
 
 /// One life of a controller in the storm, from attach to detach.
 fn storm_round<S: Scheme>(seed: u64, weather: Weather) -> Sums {
-    let random = |n: u64| Random((seed + n).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let random = |n: u64| Random(fastrand::Rng::with_seed(seed + n));
     // Small, so that rings and queues are full at times.
     let options = CtrlrOptions {
         ring_slots: 64,

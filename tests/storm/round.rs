@@ -12,15 +12,12 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// xorshift64: a storm need not be the same twice, but its seed is printed.
-pub struct Random(pub u64);
+/// What one thread draws. A storm need not be the same twice, but its seed is printed.
+pub struct Random(pub fastrand::Rng);
 
 impl Random {
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % bound
+        self.0.u64(..bound)
     }
 
     pub fn one_in(&mut self, n: u64) -> bool {
