@@ -193,6 +193,12 @@ impl Core {
         }
     }
 
+    /// Whether [`Core::poll_queues`] would find something: for a poll that finds nothing this is all.
+    #[inline(always)]
+    pub(crate) fn has_completion(&self) -> bool {
+        self.external.as_ref().is_some_and(Pair::has_completion) || self.admin.has_completion()
+    }
+
     /// Polls the external and the admin queue pair; returns how many commands completed, whose outcomes `after_work` delivers. A device that breaks the
     /// protocol fails its controller.
     #[inline(always)]

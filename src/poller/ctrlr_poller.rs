@@ -89,22 +89,23 @@ impl<S: Scheme> Poller<S> {
         let Seated { receiver, core } = &mut **seated;
         receiver.enter();
         let messages = receiver.receive(core.message_budget(), |envelope| core.execute_taken(envelope));
-        let completions = core.poll_queues();
-        receiver.leave();
-        if messages == 0 && completions == 0 && !core.is_due(now) {
+        if messages == 0 && !core.has_completion() && !core.is_due(now) {
+            receiver.leave();
             return Ok(0);
         }
-        Ok(self.poll_eventful(now, messages, completions))
+        Ok(self.poll_eventful(now, messages))
     }
 
-    /// The rest of a poll in which something happened; returns how many things.
+    /// The rest of a poll in which something happened, or is to happen, from the queues on; returns how many things did.
     ///
     /// A number and no result: that would come back through memory, written in halves and read whole, which holds the processor up until what was
     /// written to other cores' lines before is on its way.
     #[inline(never)]
-    fn poll_eventful(&mut self, now: Instant, messages: usize, completions: usize) -> usize {
+    fn poll_eventful(&mut self, now: Instant, messages: usize) -> usize {
         let Some(seated) = &mut self.seated else { return 0 };
-        let core = &mut seated.core;
+        let Seated { receiver, core } = &mut **seated;
+        let completions = core.poll_queues();
+        receiver.leave();
         if messages != 0 {
             self.hub.statistics.messages.add(messages as u64);
         }
@@ -143,9 +144,7 @@ impl<S: Scheme> Poller<S> {
         } else {
             0
         };
-        let completions = core.poll_queues();
-        receiver.leave();
-        let events = self.poll_eventful(now, messages, completions);
+        let events = self.poll_eventful(now, messages);
         match (self.hub.state.get(), self.hub.state.failure()) {
             (CtrlrState::Failed, Some(failure)) => Err(PollError::Failed(failure.clone())),
             _ => Ok(events),
