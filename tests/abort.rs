@@ -137,3 +137,20 @@ fn abort_while_it_waits(is_late: bool) {
     drop(poller);
     rig.finish();
 }
+
+/// Its command identifier may be another command's by the time that there is room: so an Abort is not held.
+#[test]
+fn an_abort_that_finds_no_room_is_answered_at_once() {
+    let (rig, mut poller, producer, mut mailbox) = attach();
+    producer.send_to(&mut mailbox, 1, smart(&producer)).expect("sent");
+    poller.poll(std::time::Instant::now()).expect("well");
+    let others: Vec<_> = (0..64).map(|_| poller.send(smart(&producer)).expect("seated")).collect();
+    let abort = Message::Abort { mailbox: mailbox.id(), token: 1 };
+    let answer = poller.send(abort).expect("seated").try_take().expect("at once");
+    assert!(matches!(answer, Outcome::Completed(Reply::Called(0))), "{answer:?}");
+    assert_eq!(mailbox.receive(|_, outcome| panic!("{outcome:?}")), 0);
+    drop(poller);
+    rig.finish();
+    assert_eq!(mailbox.receive(|token, _| assert_eq!(token, 1)), 1);
+    assert!(others.iter().all(slipring::ring::Ticket::is_ready));
+}

@@ -3,18 +3,19 @@
 
 mod support;
 
-use slipring::ctrlr::{CtrlrOptions, Message, Namespace, Reply, admin};
+use slipring::ctrlr::{AdminCall, CallError, CtrlrOptions, Message, Namespace, Reply, admin};
 use slipring::dma::DmaSlice;
 use slipring::emulated::{Backing, Config, NamespaceConfig};
 use slipring::poller::{
     IoCompletion, PollGroup, Poller, QpairError, QpairOptions, QueuePair, SubmitError, SubmitReason,
 };
-use slipring::ring::Outcome;
+use slipring::ring::{Outcome, Ticket};
 use slipring::spec::command::Command;
+use slipring::spec::feature::FeatureId;
 use slipring::spec::status::Status;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use support::Stepped;
 
 /// Blocks of the namespace: more than one command may cover.
@@ -255,6 +256,84 @@ fn a_group_polls_all_and_names_each() {
     assert_eq!((first.statistics().submitted, group.len()), (1, 2));
     drop((first, group));
     world.finish();
+}
+
+#[test]
+fn a_poll_says_how_much_happened() {
+    let World { mut rig, mut poller, qpair, .. } = World::new();
+    let producer = rig.ctrlr.register("counted").expect("registered");
+    let flush = || Message::Io { command: Command::flush(1), data: None };
+    let mut tickets: Vec<_> = (0..3).map(|_| producer.send(flush()).expect("room")).collect();
+    let mut poll = |expected| assert_eq!(poller.poll(Instant::now()), Ok(expected));
+    poll(3);
+    poll(0);
+    while rig.device.step() != 0 {}
+    tickets.extend((0..2).map(|_| producer.send(flush()).expect("room")));
+    // Two messages and three completions.
+    poll(5);
+    while rig.device.step() != 0 {}
+    poll(2);
+    assert!(tickets.iter().all(Ticket::is_ready));
+    drop((producer, poller, qpair));
+    rig.finish();
+}
+
+/// Of a device that does not answer: the call is still on its way then, and the poller its caller's.
+#[test]
+fn a_call_waits_no_longer_than_it_is_to_nor_for_who_detaches() {
+    let World { rig, mut poller, qpair, .. } = World::new();
+    drop(qpair);
+    let in_time = poller.call(admin::smart_log(), Duration::ZERO);
+    let Err(CallError::Pending(first)) = in_time else { panic!("{in_time:?}") };
+    let mut detach = rig.ctrlr.begin_detach(support::DEADLINE).expect("begins");
+    let begun = Instant::now();
+    let left = poller.call(admin::smart_log(), support::DEADLINE / 4);
+    let Err(CallError::Pending(second)) = left else { panic!("{left:?}") };
+    assert!(begun.elapsed() < support::DEADLINE / 4, "nobody is left who would answer it");
+    let Stepped { ctrlr, mut device, .. } = rig;
+    for _ in 0..Stepped::<slipring::ring::LockFree>::STEPS {
+        if detach.step(Instant::now()) {
+            assert!(first.is_ready() && second.is_ready());
+            assert_eq!(ctrlr.dma_bytes().1, 0);
+            return;
+        }
+        device.step();
+    }
+    panic!("not detached: {ctrlr:?}");
+}
+
+/// A call's answer, on this thread.
+fn call<T: std::fmt::Debug>(rig: &mut Stepped, poller: &mut Poller, call: AdminCall<T>) -> T {
+    let pending = poller.start_call(call).expect("running");
+    rig.run(poller, "answered", || pending.is_ready());
+    pending.wait(Duration::ZERO).expect("the answer")
+}
+
+#[test]
+fn active_namespaces_are_listed_from_any_on() {
+    let namespace = NamespaceConfig { size_bytes: 4096, lba_bytes: 512, backing: Backing::Ram };
+    let config = Config { namespaces: vec![namespace; 3], ..Config::default() };
+    let mut rig = Stepped::attach(config, CtrlrOptions::default());
+    let mut poller = rig.poller();
+    for (after, listed) in [(0, &[1, 2, 3][..]), (1, &[2, 3]), (3, &[])] {
+        assert_eq!(call(&mut rig, &mut poller, admin::active_namespaces(after)), listed, "after {after}");
+    }
+    drop(poller);
+    rig.finish();
+}
+
+#[test]
+fn no_more_queues_are_taken_than_are_wanted() {
+    for (wanted, of) in [(1, 64), (4, 64), (64, 3)] {
+        let options = CtrlrOptions { io_queues: wanted, ..CtrlrOptions::default() };
+        let mut rig = Stepped::attach(Config { io_queues: of, ..Config::default() }, options);
+        let mut poller = rig.poller();
+        let taken_z = call(&mut rig, &mut poller, admin::get_feature(FeatureId::NUMBER_OF_QUEUES, 0));
+        let pairs_z = u32::from(wanted.min(of) - 1);
+        assert_eq!(taken_z, pairs_z << 16 | pairs_z, "{wanted} of {of}");
+        drop(poller);
+        rig.finish();
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use slipring::ctrlr::{
 use slipring::dma::{DmaBuffer, DmaError, DmaSlice};
 use slipring::emulated::{self, Backing, Config, Latency, NamespaceConfig, QueueKind};
 use slipring::poller::{Poller, PollerError, QpairError, QpairOptions, QueuePair, SubmitReason};
-use slipring::ring::{LockFree, Outcome, Ticket};
+use slipring::ring::{AbortReason, LockFree, Outcome, Ticket};
 use slipring::spec::command::{Command, NvmOpcode};
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
@@ -67,12 +67,15 @@ fn write_and_read(
 
 /// Attaches, does I/O of every interesting length on every namespace, by queue pair and by message, and detaches.
 fn exercise(what: &str, config: Config, options: CtrlrOptions) {
-    let io_queues = config.io_queues.min(options.io_queues);
-    let has_external = options.external_queue_entries != 0;
+    let io_queues = if config.admin_only { 0 } else { config.io_queues.min(options.io_queues) };
+    let has_external = options.external_queue_entries != 0 && !config.admin_only;
     let namespaces = config.namespaces.len();
+    let unit = 4096 << config.mpsmin;
+    let mdts_bytes = if config.mdts == 0 { usize::MAX } else { unit << config.mdts };
+    let max_transfer_bytes = options.max_transfer_bytes.min(mdts_bytes);
     let rig: Rig = Rig::attach_with(config, options);
     let limits = rig.ctrlr.limits().expect("limits");
-    assert_eq!(limits.io_queues, io_queues, "{what}");
+    assert_eq!((limits.io_queues, limits.max_transfer_bytes), (io_queues, max_transfer_bytes), "{what}");
     assert_eq!(rig.ctrlr.namespaces().len(), namespaces, "{what}: namespaces");
     let mut poller = rig.poller();
     let entries = limits.max_queue_entries.min(8);
@@ -158,6 +161,7 @@ fn odd_controllers_are_driven_by_the_rules() {
     exercise("slow registers", with(slow), options());
     exercise("an old version", with(|config| config.version = 0x0001_0000), options());
     exercise("pages of 64 KiB", with(|config| (config.mpsmin, config.mpsmax) = (4, 4)), options());
+    exercise("admin commands only", with(|config| config.admin_only = true), options());
     exercise("one event request", with(|config| config.async_events = 1), options());
     exercise("256 event requests", with(|config| config.async_events = 256), options());
     exercise("no interrupts", with(|config| config.interrupts = 0), options());
@@ -371,9 +375,12 @@ fn handles_of_a_detached_controller_say_so_and_lose_nothing() {
     assert_eq!(refused.data.expect("back").buffer().to_vec(), vec![0x77; 512]);
     assert_eq!(qpair.poll(8, |_| panic!("nothing was in flight")), Err(QpairError::Gone(None)));
     let mut given_back = Vec::new();
+    let none = pair_in_flight.poll(0, |_| panic!("none was asked for"));
+    assert_eq!(none, Ok(0), "the error comes after the last request");
     let count = pair_in_flight.poll(8, |completion| given_back.push(completion)).expect("the request first");
     assert_eq!((count, given_back[0].token), (1, 5));
-    assert!(matches!(given_back[0].outcome, Outcome::Aborted(_)), "{:?}", given_back[0].outcome);
+    let Outcome::Aborted(aborted) = given_back[0].outcome else { panic!("{given_back:?}") };
+    assert_eq!(aborted.reason, AbortReason::Detached);
     assert_eq!(given_back[0].data.as_ref().expect("back").len(), 512);
     assert_eq!(pair_in_flight.poll(8, |_| panic!("twice")), Err(QpairError::Gone(None)));
 

@@ -9,6 +9,7 @@ use slipring::poller::{IoCompletion, Poller, QpairError, QpairOptions, QueuePair
 use slipring::ring::{AbortReason, LockFree, Outcome};
 use slipring::spec::command::{AdminOpcode, Command};
 use slipring::spec::feature::FeatureId;
+use slipring::spec::status::Status;
 use std::time::{Duration, Instant};
 use support::Stepped;
 
@@ -270,6 +271,28 @@ fn a_creation_by_message_is_answered_though_a_reset_came_first() {
     assert!(tickets.iter().all(slipring::ring::Ticket::is_ready));
     other.poll(1, |_| panic!("nothing is in flight")).expect("well");
     drop((other, poller));
+    rig.finish();
+}
+
+#[test]
+fn a_creation_by_message_that_the_device_refuses_is_answered_with_its_status() {
+    // The external pair's queues are the first.
+    let faults = "status=internal-error/dnr queue=admin opcode=0x05 nth=2".parse().expect("a fault");
+    let mut rig = attach(Config { faults, ..small() });
+    let mut poller = rig.poller();
+    let producer = rig.ctrlr.register("asks").expect("registered");
+    let asking = std::thread::spawn(move || {
+        QueuePair::create(&producer, &QpairOptions { entries: 4 }, support::DEADLINE).map(|_| ())
+    });
+    let started = Instant::now();
+    while !asking.is_finished() {
+        poller.poll(Instant::now()).expect("well");
+        rig.device.step();
+        assert!(started.elapsed() < support::DEADLINE, "the request is never answered");
+    }
+    let refused = QpairError::Refused(Status::INTERNAL_ERROR.with_dnr());
+    assert_eq!(asking.join().expect("its thread did not panic"), Err(refused));
+    drop(poller);
     rig.finish();
 }
 

@@ -72,9 +72,8 @@ impl<S: Scheme> Attach<S> {
         if !std::mem::replace(&mut self.has_begun, true) {
             core.begin(now);
         }
-        if core.poll_queues() != 0 {
-            core.after_work();
-        }
+        core.poll_queues();
+        core.after_work();
         core.send_again(now);
         let hub = Arc::clone(core.hub());
         if hub.attention.look() & attention::FAIL != 0 {

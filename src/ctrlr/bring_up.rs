@@ -298,19 +298,23 @@ pub(super) fn page_bytes(cap: Cap) -> Result<usize, Failure> {
     Ok(smallest)
 }
 
-/// Configures the admin queues and sets CC.EN.
-fn enable(core: &mut Core) -> Result<(), Failure> {
-    let transport = &*core.hub.transport;
-    let cap = check_cap(transport)?;
-    let page_bytes = page_bytes(cap)?;
-    // QEMU shows 0xC1; a controller that shows nothing is an old one with the NVM command set (NVMe 1.0).
-    let css = if cap.css() & 1 << 6 != 0 {
+/// CC.CSS: the most that the controller has. QEMU shows 0xC1; one that shows nothing is an old one with the NVM command set (NVMe 1.0).
+pub(super) fn command_sets(cap: Cap) -> u8 {
+    if cap.css() & 1 << 6 != 0 {
         CSS_ALL
     } else if cap.css() & 1 << 7 != 0 && cap.css() & 1 == 0 {
         CSS_ADMIN_ONLY
     } else {
         CSS_NVM
-    };
+    }
+}
+
+/// Configures the admin queues and sets CC.EN.
+fn enable(core: &mut Core) -> Result<(), Failure> {
+    let transport = &*core.hub.transport;
+    let cap = check_cap(transport)?;
+    let page_bytes = page_bytes(cap)?;
+    let css = command_sets(cap);
     let entries_z = core.hub.options.admin_queue_entries - 1;
     transport.write_u32(AQA, Aqa::new().with_asqs_z(entries_z).with_acqs_z(entries_z).into_bits());
     transport.write_u64(ASQ, core.admin.sq_iova());
@@ -325,14 +329,17 @@ fn is_admin_only(core: &Core) -> bool {
     read_cc(&*core.hub.transport).css() == CSS_ADMIN_ONLY
 }
 
+/// Whether SQES or CQES takes queue entries of 2^`size` bytes. Low nibble: required size, high nibble: largest (NVMe Base 2.0, 5.17.2.1).
+pub(super) fn takes_entries(field: u8, size: u8) -> bool {
+    (field & 0xf) <= size && size <= (field >> 4)
+}
+
 /// Reads what matters out of Identify Controller.
 fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
     let (identity, _) = IdentifyCtrlr::read_from_prefix(data)
         .map_err(|_| Failure::Host("the buffer for Identify is too short".into()))?;
     let cap = check_cap(&*core.hub.transport)?;
-    // Low nibble: required size, high nibble: largest; entries are 2^6 and 2^4 bytes (NVMe Base 2.0, 5.17.2.1).
-    let takes = |field: u8, size: u8| (field & 0xf) <= size && size <= (field >> 4);
-    if !is_admin_only(core) && (!takes(identity.sqes, 6) || !takes(identity.cqes, 4)) {
+    if !is_admin_only(core) && (!takes_entries(identity.sqes, 6) || !takes_entries(identity.cqes, 4)) {
         let text = format!(
             "its queue entry sizes (SQES {:#04x}, CQES {:#04x}) exclude 64 and 16 bytes",
             identity.sqes, identity.cqes
@@ -365,10 +372,16 @@ fn identified(core: &mut Core, data: &[u8]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes the number of queues that the controller grants: less or more than was asked for.
+/// How many queue pairs there may be of the `wanted`: submission queues (low) and completion queues (high) are granted apart, in 0-based counts, less or more
+/// than was asked for.
+pub(super) fn pairs_granted(dw0: u32, wanted: u16) -> u16 {
+    let granted = (dw0 & 0xffff).min(dw0 >> 16) + 1;
+    u16::try_from(granted).map_or(wanted, |granted| granted.min(wanted))
+}
+
+/// Takes the number of queues that the controller grants.
 fn granted(core: &mut Core, dw0: u32) -> Result<(), Failure> {
-    let granted = ((dw0 & 0xffff).min(dw0 >> 16) + 1) as u16;
-    let io_queues = granted.min(core.hub.options.io_queues);
+    let io_queues = pairs_granted(dw0, core.hub.options.io_queues);
     let limits = core.hub.limits.load_full();
     let limits =
         limits.as_deref().ok_or_else(|| Failure::Host("the controller was not identified".into()))?;

@@ -131,16 +131,13 @@ impl Core {
                 // Also when a reset has come since: its owner then connects it again while it polls, but not while it waits for this answer.
                 SlotState::Connected | SlotState::Quiescing | SlotState::Stopped => Reply::Connected,
                 SlotState::Refused => Reply::refused(Refusal::Status(Status(slot.refusal()))),
-                // Dropped by an owner that did not wait.
-                SlotState::Released
-                | SlotState::Deleting
-                | SlotState::Undeleted
-                | SlotState::Abandoned
-                | SlotState::Free => Reply::refused(Refusal::BadData),
-                _ => {
+                // On its way; or gone with the controller, whose take-down answers all who wait.
+                SlotState::Claimed | SlotState::Wanted | SlotState::Creating | SlotState::Gone => {
                     index += 1;
                     continue;
                 }
+                // Dropped by an owner that did not wait.
+                _ => Reply::refused(Refusal::BadData),
             };
             let (_, responder) = self.connect_waiters.swap_remove(index);
             responder.deliver(Outcome::Completed(reply));

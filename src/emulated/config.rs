@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use super::faults::{Faults, FaultsError};
 
+/// VS of the first version with CRTO and CC.CSS other than 0.
+pub(super) const VERSION_2_0: u32 = 0x0002_0000;
+
 /// Where the blocks of a namespace live.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Backing {
@@ -80,7 +83,8 @@ pub struct Config {
     /// CAP.DSTRD: doorbells are `4 << dstrd` bytes apart; 0 to 9. The default of 3 puts the two doorbells of a pair
     /// into one cache line of 64 bytes and those of different pairs into different ones.
     pub dstrd: u8,
-    /// CAP.TO, rounded up to units of 500 ms: how long the driver has to wait for CSTS.RDY at least. At most 127.5 s.
+    /// CAP.TO and CRTO, rounded up to units of 500 ms: how long the driver has to wait for CSTS.RDY at least. At most 127.5 s, which is all that CAP.TO can say;
+    /// with CRTO, so from version 2.0 on, at most 32,767.5 s.
     pub timeout: Duration,
     /// How long CSTS.RDY takes to follow CC.EN, in either direction.
     pub ready_delay: Duration,
@@ -93,6 +97,8 @@ pub struct Config {
     /// Value of the VS register and of Identify's VER, such as `0x0002_0000`. Below 2.0 there is no CRTO and there are no
     /// command sets to choose from; below 1.3 no namespace descriptors; below 1.1 no list of active namespaces.
     pub version: u32,
+    /// Whether there are admin commands only, and no I/O queues (CAP.CSS bit 7, and no other).
+    pub admin_only: bool,
     /// Identify's WZSL: Write Zeroes of more is refused, a power of two in units of 4 KiB; 0 is unlimited. At most 20.
     pub wzsl: u8,
     /// Identify's DMRSL: a longer range is refused by Dataset Management, in blocks; 0 is unlimited.
@@ -143,7 +149,8 @@ impl Default for Config {
             shutdown_delay: Duration::ZERO,
             mpsmin: 0,
             mpsmax: 4,
-            version: 0x0002_0000,
+            version: VERSION_2_0,
+            admin_only: false,
             wzsl: 0,
             dmrsl: 0,
             noiob: 0,
@@ -281,7 +288,8 @@ impl Config {
         check_range("mqes", self.mqes.into(), 2, 65_536)?;
         check_range("queues", self.io_queues.into(), 1, 1024)?;
         check_range("dstrd", self.dstrd.into(), 0, 9)?;
-        check_range("timeout", self.timeout.as_millis() as u64, 0, 127_500)?;
+        let longest_units = if self.version >= VERSION_2_0 { u16::MAX.into() } else { u64::from(u8::MAX) };
+        check_range("timeout", self.timeout.as_millis() as u64, 0, longest_units * 500)?;
         check_range("mpsmax", self.mpsmax.into(), 0, 4)?;
         check_range("mpsmin", self.mpsmin.into(), 0, self.mpsmax.into())?;
         check_range("async_events", self.async_events.into(), 1, 256)?;

@@ -275,8 +275,8 @@ impl Device {
                 "Set Features, Number of Queues, for the second time since the reset: once is enough",
             );
         }
-        // As many pairs as the larger of both numbers, as far as they go.
-        let asked = (asked & 0xffff).max(asked >> 16) + 1;
+        // As many pairs as both numbers are enough for, as far as they go.
+        let asked = (asked & 0xffff).min(asked >> 16) + 1;
         self.features.queues = asked.min(self.config.io_queues.into()) as u16;
         self.features.queues_set = true;
         Ok(self.queues_dw0())

@@ -6,15 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::config::Config;
+use super::config::{Config, VERSION_2_0};
 use super::violations::Violations;
 use crate::spec::registers::{self, Cap, Cc, Crto, Csts};
 
 /// Bit of `Registers::control` that is set once the transport is closed, or the device removed.
 const CLOSED: u64 = 1 << 63;
-
-/// VS of the first version with CRTO and CC.CSS other than 0.
-const VERSION_2_0: u32 = 0x0002_0000;
 
 /// No value that registers are made to read as: they are honest.
 const HONEST: u64 = 1;
@@ -79,14 +76,18 @@ pub(super) struct Registers {
 
 impl Registers {
     pub(super) fn new(config: &Config) -> Self {
-        let timeout_500ms = config.timeout.as_millis().div_ceil(500).min(255) as u8;
+        let timeout_500ms = config.timeout.as_millis().div_ceil(500).min(u16::MAX.into()) as u16;
         let is_2_0 = config.version >= VERSION_2_0;
         // NVM command set; from 2.0 on also all supported I/O command sets, and admin only.
-        let css = if is_2_0 { 0b1100_0001 } else { 0b0000_0001 };
+        let css = match (config.admin_only, is_2_0) {
+            (true, _) => 0b1000_0000,
+            (false, true) => 0b1100_0001,
+            (false, false) => 0b0000_0001,
+        };
         let cap = Cap::new()
             .with_mqes_z((config.mqes - 1) as u16)
             .with_cqr(true)
-            .with_to(timeout_500ms)
+            .with_to(timeout_500ms.min(u8::MAX.into()) as u8)
             .with_dstrd(config.dstrd)
             .with_css(css)
             .with_mpsmin(config.mpsmin)
@@ -96,7 +97,7 @@ impl Registers {
         Self {
             cap: cap.into(),
             vs: config.version,
-            crto: if is_2_0 { Crto::new().with_crwmt(timeout_500ms.into()).into() } else { 0 },
+            crto: if is_2_0 { Crto::new().with_crwmt(timeout_500ms).into() } else { 0 },
             timeout: config.timeout,
             control: AtomicU64::new(0),
             csts: AtomicU32::new(0),

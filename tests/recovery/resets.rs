@@ -225,6 +225,31 @@ fn a_controller_that_does_not_come_back_holds_up_no_other() {
     sick.detach();
 }
 
+/// What is in flight comes back as fast as its owner takes it, and until then the queue pair is not connected again.
+#[test]
+fn a_stop_gives_no_more_back_than_is_asked_for() {
+    let mut world = World::new("hang opcode=read", timeouts());
+    let mut qpair = world.queue_pair();
+    (0..3).for_each(|lba| world.read(&mut qpair, lba));
+    let reset = world.ctrlr.reset().expect("asked");
+    world.run("over", |_| reset.is_over().is_some());
+    for left in (0..3).rev() {
+        let mut back = Vec::new();
+        assert_eq!(qpair.poll(1, |completion| back.push(completion.outcome)), Ok(1));
+        let expected = Aborted::maybe_executed(AbortReason::Reset);
+        assert!(matches!(&back[..], [Outcome::Aborted(aborted)] if *aborted == expected), "{back:?}");
+        let statistics = qpair.statistics();
+        assert_eq!(
+            (qpair.outstanding(), statistics.aborted, statistics.completed),
+            (left, 3 - left as u64, 0)
+        );
+        assert_eq!(statistics.reconnects, u64::from(left == 0));
+    }
+    world.run("connected", |_| qpair.connected().expect("well"));
+    drop(qpair);
+    world.finish();
+}
+
 /// A creation of which one half is refused, and then the deletion of the other: the identifier and the memory are the device's until a reset.
 #[test]
 fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
@@ -234,6 +259,8 @@ fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
     let options = QpairOptions { entries: 8 };
     let mut refused = QueuePair::request(&world.ctrlr, &options).expect("a queue pair");
     world.run("refused", |_| matches!(refused.connected(), Err(QpairError::Refused(_))));
+    let polled = refused.poll(1, |_| panic!("nothing was submitted"));
+    assert_eq!(polled, refused.connected().map(|_| 0), "a poll says so, too");
     drop(refused);
     let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
     drop(all);

@@ -6,9 +6,10 @@ use slipring::ctrlr::{
     admin,
 };
 use slipring::emulated::Config;
-use slipring::poller::{SubmitError, SubmitReason};
+use slipring::poller::{QueuePair, SubmitError, SubmitReason};
 use slipring::ring::{AbortReason, Aborted, Mailbox, Outcome};
 use slipring::spec::command::Command;
+use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::time::Duration;
 
@@ -100,6 +101,58 @@ fn a_try_waits_as_long_as_the_controller_asks() {
             assert_eq!(status, Status::SUCCESS);
             assert!((2 * delay..2 * delay + 2 * SLACK).contains(&took), "{took:?}");
         }
+    }
+}
+
+/// The controller may have any of the three, and is to know each time that they are heeded.
+#[test]
+fn a_controller_may_have_some_of_the_delays_only() {
+    for (crdt, crd) in
+        [([2, 0, 0], 1), ([0, 2, 0], 2), ([0, 0, 2], 3), ([2, 2, 0], 1), ([0, 2, 2], 3), ([2, 0, 2], 1)]
+    {
+        let fault = format!("status=namespace-not-ready/crd{crd} queue=1 opcode=read nth=1");
+        let mut world = World::of(Config { crdt, ..config(&fault) }, options(1), EventAnswer::Proceed);
+        let ticket = world.send_read(0);
+        let (outcome, took) = world.outcome(ticket);
+        assert!(is_status(&outcome, Status::SUCCESS), "{outcome:?}");
+        assert!((ms(200)..ms(200) + SLACK).contains(&took), "{crdt:?}: {took:?}");
+        world.finish();
+    }
+}
+
+#[test]
+fn a_try_is_late_but_made_where_its_owner_polls_seldom() {
+    let mut world = world("status=namespace-not-ready/crd1 queue=2 opcode=read nth=1", 1);
+    let mut qpair = world.queue_pair();
+    world.read(&mut qpair, 0);
+    let mut back = Vec::new();
+    for _ in 0..6 {
+        world.pass(ms(150));
+        qpair.poll(8, |completion| back.push(io_status(&completion))).expect("well");
+    }
+    assert_eq!(back, [Status::SUCCESS]);
+    drop(qpair);
+    world.finish();
+}
+
+/// Those that may be sent again are counted as others are, and no more of them are given back than are asked for.
+#[test]
+fn requests_are_counted_with_and_without_retries() {
+    for retries in [0, 1] {
+        let mut world = world("", retries);
+        let mut qpair = world.queue_pair();
+        (0..3).for_each(|lba| world.read(&mut qpair, lba));
+        let counts = |qpair: &QueuePair| (qpair.statistics().submitted, qpair.statistics().completed);
+        assert_eq!(counts(&qpair), (3, 0), "they are in flight");
+        world.pass(ms(5));
+        for (max, expected) in [(0, 0), (2, 2), (8, 1), (8, 0)] {
+            let mut given = 0;
+            assert_eq!(qpair.poll(max, |_| given += 1), Ok(expected));
+            assert_eq!(given, expected);
+        }
+        assert_eq!(counts(&qpair), (3, 3));
+        drop(qpair);
+        world.finish();
     }
 }
 
@@ -380,4 +433,39 @@ fn a_try_that_finds_no_room_is_given_up_in_time() {
 fn read_message(world: &World) -> Message {
     let data = world.ctrlr.allocate(512).expect("memory");
     Message::Io { command: Command::read(1, 0, 1), data: Some(Box::new(data.into())) }
+}
+
+/// Nor what is to be aborted, though the device would not.
+#[test]
+fn what_is_to_be_aborted_is_not_sent_again() {
+    for (queue, opcode) in [("1", "read"), ("admin", "get-log-page")] {
+        let of = format!("queue={queue} opcode={opcode} nth=1");
+        let faults = format!(
+            "delay=30ms {of}\nstatus=internal-error {of}\nstatus=internal-error queue=admin opcode=0x08"
+        );
+        let mut world = world(&faults, 3);
+        let mut mailbox: Mailbox<Reply> = Mailbox::new(4);
+        let producer = world.ctrlr.register("undecided").expect("registered");
+        let message = if queue == "1" {
+            read_message(&world)
+        } else {
+            let data = world.ctrlr.allocate(512).expect("memory");
+            let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
+            Message::Admin { command, data: Some(Box::new(data.into())) }
+        };
+        producer.send_to(&mut mailbox, 7, message).expect("sent");
+        world.pass(ms(10));
+        let ticket = world.poller.send(Message::Abort { mailbox: mailbox.id(), token: 7 }).expect("running");
+        let (outcome, _) = world.outcome(ticket);
+        assert!(is_status(&outcome, Status::INTERNAL_ERROR), "the Abort: {outcome:?}");
+        let mut seen = None;
+        world.run("answered", |_| {
+            mailbox.receive(|_, outcome| seen = Some(outcome));
+            seen.is_some()
+        });
+        assert!(is_status(seen.as_ref().expect("answered"), Status::INTERNAL_ERROR), "{seen:?}");
+        assert_eq!(world.ctrlr.statistics().retries, 0, "{opcode}");
+        drop(producer);
+        world.finish();
+    }
 }

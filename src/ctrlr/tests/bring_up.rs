@@ -2,13 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::STEPS;
-use crate::ctrlr::bring_up::page_bytes;
+use crate::ctrlr::bring_up::{command_sets, page_bytes, pairs_granted, takes_entries};
 use crate::ctrlr::events::Events;
 use crate::ctrlr::{AttachError, Ctrlr, CtrlrOptions, Failure};
 use crate::dma::{DmaMap, DmaOptions, DmaSpace};
 use crate::emulated::{self, Config, Device, EmulatedTransport};
 use crate::ring::LockFree;
-use crate::spec::registers::{ACQ, AQA, ASQ, Aqa, CC, CSTS, Cap, Cc, Csts};
+use crate::spec::registers::{ACQ, AQA, ASQ, Aqa, CAP, CC, CSTS, Cap, Cc, Csts};
 use crate::transport::Transport;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -76,6 +76,97 @@ fn the_smallest_page_that_the_controller_takes_is_the_one_that_is_used() {
     for (min, max) in [(1, 0), (8, 7), (9, 9), (9, 15), (15, 0)] {
         assert!(matches!(of(min, max), Err(Failure::Unusable(_))), "{min} to {max}");
     }
+}
+
+#[test]
+fn all_command_sets_are_enabled_where_that_can_be_and_none_where_there_is_none() {
+    for (bits, css) in [
+        (0b0000_0000, 0b000),
+        (0b0000_0001, 0b000),
+        (0b0100_0001, 0b110),
+        (0b1100_0001, 0b110),
+        (0b1000_0001, 0b000),
+        (0b1000_0000, 0b111),
+    ] {
+        assert_eq!(command_sets(Cap::new().with_css(bits)), css, "CAP.CSS {bits:#010b}");
+    }
+}
+
+#[test]
+fn queue_entries_may_be_as_large_as_needed_and_as_small_as_is_enough() {
+    for (field, fits) in [
+        (0x66, true),
+        (0x64, true),
+        (0xf0, true),
+        (0x60, true),
+        (0x77, false),
+        (0x67, false),
+        (0x55, false),
+        (0x50, false),
+    ] {
+        assert_eq!(takes_entries(field, 6), fits, "{field:#04x}");
+    }
+}
+
+#[test]
+fn of_the_queues_that_are_granted_the_pairs_count() {
+    for (dw0, pairs) in [
+        (0, 1),
+        (0x0007_0003, 4),
+        (0x0003_0007, 4),
+        (0x0009_0009, 10),
+        (0x003f_003f, 10),
+        (0xfffe_fffe, 10),
+        (u32::MAX, 10),
+    ] {
+        assert_eq!(pairs_granted(dw0, 10), pairs, "{dw0:#010x}");
+    }
+}
+
+/// CAP.TO ends at 127.5 s; CRTO goes on.
+#[test]
+fn a_controller_may_need_longer_to_be_ready_than_cap_to_can_say() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let config = Config { timeout: 200 * SECOND, ready_delay: 150 * SECOND, ..Config::default() };
+    let (transport, mut device) = emulated::new(config).expect("valid");
+    assert_eq!(Cap::from_bits(transport.read_u64(CAP)).to(), 255);
+    let mut attach = Ctrlr::<LockFree>::begin_attach(transport, CtrlrOptions::default()).expect("begins");
+    let mut now = Instant::now();
+    for _ in 0..STEPS {
+        now += SECOND;
+        if attach.step(now).expect("it is waited for").is_some() {
+            return;
+        }
+        device.step_at(now);
+    }
+    panic!("not attached after {STEPS} steps");
+}
+
+/// CSTS.CFS says that it will not be: there is nothing to wait for.
+#[test]
+fn a_controller_that_fails_as_it_is_enabled_is_given_up_at_once() {
+    let (transport, mut device) = emulated::new(Config::default()).expect("valid");
+    let mut attach =
+        Ctrlr::<LockFree>::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+    let mut now = Instant::now();
+    while !Cc::from_bits(transport.read_u32(CC)).en() {
+        device.step_at(now);
+        now += MS;
+        assert!(attach.step(now).expect("well").is_none());
+    }
+    // Spoilt before the device has seen it: no arbitration like that is there.
+    let cc = Cc::from_bits(transport.read_u32(CC)).with_ams(1);
+    transport.write_u32(CC, cc.into_bits());
+    for _ in 0..STEPS {
+        device.step_at(now);
+        now += MS;
+        match attach.step(now) {
+            Ok(None) => {}
+            Err(AttachError::Failed { failure: Failure::Fatal { .. }, .. }) => return,
+            other => panic!("{other:?}"),
+        }
+    }
+    panic!("not given up after {STEPS} steps");
 }
 
 /// Somebody else had it before, and may have been in the middle of anything.
