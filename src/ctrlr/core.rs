@@ -139,7 +139,7 @@ impl Core {
     ) -> Self {
         let now = Instant::now();
         Self {
-            watch_at: now + hub.options.watch_period,
+            watch_at: now,
             due_at: now,
             recovery: Recovery::new(&hub.options.timeouts, now),
             keep_alive: KeepAlive::new(hub.options.keep_alive_timeout, now),
@@ -165,7 +165,6 @@ impl Core {
 
     /// Counts all times from `now` on, whatever the clock said when the core was made.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.watch_at = now + self.hub.options.watch_period;
         self.due_at = now;
         self.recovery.begin(now);
         self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));
