@@ -97,6 +97,8 @@ pub(crate) struct Core {
     /// Messages' I/O commands. `None` when the controller has no I/O queues.
     pub(super) external: Option<Pair<Responder>>,
     pub(super) phase: Phase,
+    /// From the end of the attach on.
+    pub(super) is_attached: bool,
     /// Messages that wait for room in their queue, or for the end of a reset; while there are any, none is taken from the ring.
     pub(super) held: VecDeque<Held>,
     /// Completions of the driver's own commands, and errors that may be tried again. Empty between polls.
@@ -148,6 +150,7 @@ impl Core {
             admin,
             external: None,
             phase: Phase::BringingUp(bring_up),
+            is_attached: false,
             held: VecDeque::new(),
             finished: Vec::with_capacity(COMPLETIONS_PER_POLL),
             outbox: Outbox::new(),
