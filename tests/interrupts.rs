@@ -4,10 +4,13 @@ mod support;
 
 use slipring::ctrlr::{AttachError, Ctrlr, CtrlrOptions, Message, Reply, admin};
 use slipring::emulated::{self, Config, Latency, QueueKind};
-use slipring::poller::{PollError, QpairOptions};
+use slipring::poller::{PollError, QpairOptions, QueuePair};
 use slipring::ring::{LockFree, Mailbox, Outcome};
+use slipring::spec::command::Command;
+use std::fs::File;
+use std::io::Read;
 use std::time::{Duration, Instant};
-use support::{DEADLINE, Rig};
+use support::{DEADLINE, Rig, Stepped};
 
 /// Far longer than anything takes: a sleep that is not ended by what it waits for fails the test's deadline.
 const LONG: Duration = Duration::from_secs(3600);
@@ -44,6 +47,9 @@ fn a_sleeping_poller_is_woken_by_messages_completions_registrations_and_detach()
         let ticket = producer.send(Message::call(|_| 5)).expect("sent");
         assert!(matches!(ticket.wait(DEADLINE), Ok(Outcome::Completed(Reply::Called(5)))), "round {round}");
         producer.call(admin::smart_log(), DEADLINE).expect("a completion wakes it");
+        let flush = Message::Io { command: Command::flush(1), data: None };
+        let flushed = producer.send(flush).expect("sent").wait(DEADLINE);
+        assert!(matches!(flushed, Ok(Outcome::Completed(_))), "one of an I/O message too: {flushed:?}");
         rig.ctrlr.unregister("monitor", DEADLINE).expect("a retirement wakes it");
     }
     rig.ctrlr.reset().expect("asked").wait(DEADLINE).expect("a reset wakes it, and ends");
@@ -118,6 +124,44 @@ fn waits_and_polls(options: CtrlrOptions) {
     drop(qpair);
     drop(poller);
     rig.finish();
+}
+
+/// Whether the descriptor that its owner may sleep on was signalled; clears it.
+fn was_signalled(qpair: &QueuePair) -> bool {
+    let descriptor = qpair.interrupt_descriptor().expect("it has a vector of its own");
+    let descriptor = descriptor.try_clone_to_owned().expect("another one");
+    File::from(descriptor).read(&mut [0; 8]).is_ok()
+}
+
+#[test]
+fn completions_of_a_queue_pair_signal_its_descriptor_and_no_other() {
+    for external_queue_entries in [0, 64] {
+        let options = CtrlrOptions { external_queue_entries, ..with_interrupts() };
+        let mut rig: Stepped = Stepped::attach(Config::default(), options);
+        let mut poller = rig.poller();
+        let request = |()| QueuePair::request(&rig.ctrlr, &QpairOptions::default()).expect("a queue pair");
+        let mut qpairs = [(); 2].map(request);
+        rig.run(&mut poller, "connected", || qpairs.iter_mut().all(|qpair| qpair.connected().expect("well")));
+        for place in [0, 1] {
+            assert!(!qpairs.iter().any(was_signalled));
+            qpairs[place].flush(&rig.ctrlr.namespaces()[0], 7).expect("submitted");
+            qpairs[place].commit();
+            rig.run(&mut poller, "signalled", || was_signalled(&qpairs[place]));
+            assert!(!was_signalled(&qpairs[1 - place]));
+            assert_eq!(qpairs[place].poll(8, |completion| assert!(completion.is_success())), Ok(1));
+            // A signal for what was polled already ends one wait, and no more.
+            qpairs[place].flush(&rig.ctrlr.namespaces()[0], 8).expect("submitted");
+            let mut count = 0;
+            rig.run(&mut poller, "answered", || {
+                count += qpairs[place].poll(8, |_| ()).expect("well");
+                count == 1
+            });
+            qpairs[place].wait(LONG);
+            assert!(!was_signalled(&qpairs[place]));
+        }
+        drop((qpairs, poller));
+        rig.finish();
+    }
 }
 
 #[test]

@@ -2,16 +2,19 @@
 
 mod support;
 
-use slipring::ctrlr::{Ctrlr, CtrlrOptions, CtrlrState, Message, Reply, admin};
+use slipring::ctrlr::{
+    ControllerEvent, Ctrlr, CtrlrOptions, CtrlrState, EventAnswer, Message, OnEvent, Reply, admin,
+};
 use slipring::dma::{DmaError, DmaMap, MemoryBlock};
-use slipring::emulated::{self, Config, EmulatedTransport, Latency, NamespaceConfig, QueueKind};
-use slipring::poller::{QpairError, QpairOptions, QueuePair};
+use slipring::emulated::{self, Config, Device, EmulatedTransport, Latency, NamespaceConfig, QueueKind};
+use slipring::poller::{PollError, Poller, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
-use slipring::transport::{Doorbell, Transport, TransportError};
+use slipring::transport::{DeviceEvents, Doorbell, Transport, TransportError};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
-use support::{DEADLINE, PollThread, Rig};
+use support::{DEADLINE, PollThread, Rig, wait_until};
 
 #[test]
 fn attach_reads_the_controller_and_detach_leaves_nothing() {
@@ -203,14 +206,27 @@ fn a_controller_that_never_becomes_ready_is_given_up_in_time() {
     );
 }
 
-/// A device whose controller is detached, by somebody else as it were, when a doorbell is asked for.
+/// A device that others meddle with.
 #[derive(Debug)]
-struct DetachedAtDoorbell {
+struct Meddled {
     device: Arc<EmulatedTransport>,
+    /// Somebody else detaches this when a doorbell is asked for.
     ctrlr: Mutex<Option<Ctrlr<LockFree>>>,
+    /// The system wants the device back.
+    is_wanted: AtomicBool,
+    /// What the first close waits for.
+    closing: Mutex<Option<mpsc::Receiver<()>>>,
 }
 
-impl DmaMap for DetachedAtDoorbell {
+impl Meddled {
+    fn new(config: Config) -> (Arc<Self>, Device) {
+        let (device, runner) = emulated::new(config).expect("a valid configuration");
+        let (ctrlr, closing) = (Mutex::default(), Mutex::default());
+        (Arc::new(Self { device, ctrlr, is_wanted: AtomicBool::new(false), closing }), runner)
+    }
+}
+
+impl DmaMap for Meddled {
     fn map(&self, block: &Arc<MemoryBlock>) -> Result<u64, DmaError> {
         self.device.map(block)
     }
@@ -220,7 +236,7 @@ impl DmaMap for DetachedAtDoorbell {
     }
 }
 
-impl Transport for DetachedAtDoorbell {
+impl Transport for Meddled {
     fn address(&self) -> String {
         self.device.address()
     }
@@ -266,7 +282,16 @@ impl Transport for DetachedAtDoorbell {
         self.device.enable_interrupts(count)
     }
 
+    fn take_events(&self) -> DeviceEvents {
+        // Relaxed: a value of its own.
+        DeviceEvents { remove_requested: self.is_wanted.load(Ordering::Relaxed), bus_error: false }
+    }
+
     fn close(&self) {
+        let closing = self.closing.lock().expect("no panic").take();
+        if let Some(closing) = closing {
+            let _ = closing.recv();
+        }
         self.device.close();
     }
 }
@@ -274,12 +299,81 @@ impl Transport for DetachedAtDoorbell {
 /// Whoever asks for a queue pair while the controller goes is told that it has gone, and not that memory or a doorbell was missing on the way.
 #[test]
 fn a_detach_in_the_midst_of_a_request_for_a_queue_pair_is_what_it_says() {
-    let (device, runner) = emulated::new(Config::default()).expect("a valid configuration");
+    let (transport, runner) = Meddled::new(Config::default());
     let _runner = runner.spawn(None).expect("a device thread");
-    let transport = Arc::new(DetachedAtDoorbell { device, ctrlr: Mutex::new(None) });
     let ctrlr = Ctrlr::<LockFree>::attach(transport.clone(), CtrlrOptions::default()).expect("attached");
     *transport.ctrlr.lock().expect("no panic") = Some(ctrlr.clone());
     let refused = QueuePair::request(&ctrlr, &QpairOptions::default()).expect_err("there is none any more");
     assert!(matches!(refused, QpairError::Gone(None)), "{refused}");
     assert_eq!(ctrlr.state(), CtrlrState::Detached);
+}
+
+#[test]
+fn a_device_that_the_system_wants_back_is_detached_unless_the_embedder_objects() {
+    const MS: Duration = Duration::from_millis(1);
+    for answer in [EventAnswer::Object, EventAnswer::Proceed] {
+        let (transport, runner) = Meddled::new(Config::default());
+        let _runner = runner.spawn(None).expect("a device thread");
+        let told = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&told);
+        let on_event = OnEvent::new(move |event| {
+            assert_eq!(event, &ControllerEvent::RemoveRequested);
+            counted.fetch_add(1, Ordering::Relaxed);
+            answer
+        });
+        let options = CtrlrOptions { watch_period: MS, on_event: Some(on_event), ..CtrlrOptions::default() };
+        let ctrlr = Ctrlr::<LockFree>::attach(transport.clone(), options).expect("attached");
+        let mut poller = Poller::new(&ctrlr, "test").expect("the seat is free");
+        let mut now = Instant::now();
+        let mut poll = || {
+            now += MS;
+            poller.poll(now)
+        };
+        for _ in 0..20 {
+            poll().expect("well");
+        }
+        assert_eq!(told.load(Ordering::Relaxed), 0, "nobody wants it");
+        transport.is_wanted.store(true, Ordering::Relaxed);
+        if answer == EventAnswer::Object {
+            for _ in 0..20 {
+                poll().expect("the embedder sees to it");
+            }
+            assert_eq!(ctrlr.state(), CtrlrState::Live);
+            assert!(told.load(Ordering::Relaxed) >= 10, "as long as it is wanted");
+            drop(poller);
+            ctrlr.detach(DEADLINE).expect("detached");
+        } else {
+            wait_until("the poller is to leave", || matches!(poll(), Err(PollError::Detached)));
+            wait_until("it is detached", || ctrlr.state() == CtrlrState::Detached);
+        }
+    }
+}
+
+/// A device that was stopped since it failed, and that the system takes its time to take back: a detach has nothing to say to it.
+#[test]
+fn a_device_that_has_stopped_is_not_stopped_again() {
+    let faults = "wrong-cid opcode=get-log-page nth=1".parse().expect("a fault");
+    let (transport, mut device) = Meddled::new(Config { faults, ..Config::default() });
+    let (lets_go, closing) = mpsc::channel::<()>();
+    *transport.closing.lock().expect("no panic") = Some(closing);
+    let mut attach =
+        Ctrlr::<LockFree>::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+    let ctrlr = loop {
+        if let Some(ctrlr) = attach.step(Instant::now()).expect("attach") {
+            break ctrlr;
+        }
+        device.step();
+    };
+    let mut poller = Poller::new(&ctrlr, "test").expect("the seat is free");
+    let smart = poller.start_call(admin::smart_log()).expect("running");
+    wait_until("it has stopped", || {
+        let _ = poller.poll(Instant::now());
+        device.step();
+        smart.is_ready()
+    });
+    assert_eq!(ctrlr.state(), CtrlrState::Failed);
+    wait_until("it is about to be given back", || transport.closing.lock().expect("no panic").is_none());
+    drop(poller);
+    assert!(ctrlr.begin_detach(DEADLINE).expect("begins").step(Instant::now()), "nothing is left to be done");
+    drop(lets_go);
 }

@@ -83,7 +83,7 @@ impl<S: Scheme> Attach<S> {
         if !core.advance(now) || hub.attention.look() & attention::FAIL != 0 {
             return Ok(None);
         }
-        let Some(core) = self.core.take() else { return Ok(None) };
+        let Some(mut core) = self.core.take() else { return Ok(None) };
         if matches!(core.phase, Phase::Stopped) {
             let address = hub.transport.address();
             let failure = hub.state.failure().cloned();
@@ -92,6 +92,7 @@ impl<S: Scheme> Attach<S> {
             return Err(AttachError::Failed { address, failure });
         }
         hub.state.advance(CtrlrState::Live);
+        core.is_attached = true;
         let (channel, receiver) = <S::Channel<Envelope> as Channel<Envelope>>::new(&hub.attention);
         let seat = Seat::deposited(Seated { receiver, core });
         Ok(Some(Ctrlr(Arc::new(Shared::new(hub, channel, seat)))))

@@ -57,8 +57,6 @@ pub(super) struct Control<S: Scheme> {
     registrations: Vec<Arc<Registration>>,
     /// Rings on their way out.
     departures: DeparturesOf<S>,
-    /// Whether a detach is at work.
-    pub(super) has_detacher: bool,
 }
 
 /// Why a name could not be registered.
@@ -100,13 +98,8 @@ pub enum UnregisterError {
 
 impl<S: Scheme> Shared<S> {
     pub(super) fn new(hub: Arc<Hub>, channel: S::Channel<Envelope>, seat: Seat<S>) -> Self {
-        let control = Control {
-            channel,
-            sender: None,
-            registrations: Vec::new(),
-            departures: Departures::new(),
-            has_detacher: false,
-        };
+        let control =
+            Control { channel, sender: None, registrations: Vec::new(), departures: Departures::new() };
         let gate = Channel::<Envelope>::gate(&control.channel);
         Self { hub, gate, control: Mutex::new(control), seat }
     }

@@ -84,6 +84,8 @@ pub(crate) struct Core {
     /// Messages' I/O commands. `None` when the controller has no I/O queues.
     pub(super) external: Option<Pair<Responder>>,
     pub(super) phase: Phase,
+    /// From the end of the attach on.
+    pub(super) is_attached: bool,
     /// Messages that wait for room in their queue, or for the end of a reset; while there are any, none is taken from the ring.
     pub(super) held: VecDeque<Held>,
     /// Completions of the driver's own commands, and errors that may be tried again. Empty between polls.
@@ -126,7 +128,7 @@ impl Core {
     ) -> Self {
         let now = Instant::now();
         Self {
-            watch_at: now + hub.options.watch_period,
+            watch_at: now,
             due_at: now,
             recovery: Recovery::new(&hub.options.timeouts, now),
             keep_alive: KeepAlive::new(hub.options.keep_alive_timeout, now),
@@ -135,6 +137,7 @@ impl Core {
             admin,
             external: None,
             phase: Phase::BringingUp(bring_up),
+            is_attached: false,
             held: VecDeque::new(),
             finished: Vec::with_capacity(COMPLETIONS_PER_POLL),
             outbox: Outbox::new(),
@@ -152,7 +155,6 @@ impl Core {
 
     /// Counts all times from `now` on, whatever the clock said when the core was made.
     pub(super) fn begin(&mut self, now: Instant) {
-        self.watch_at = now + self.hub.options.watch_period;
         self.due_at = now;
         self.recovery.begin(now);
         self.phase = Phase::BringingUp(BringUp::start(&self.hub, now));

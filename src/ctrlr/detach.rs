@@ -60,8 +60,7 @@ impl fmt::Display for WaitsFor {
 #[must_use = "a detach goes on with each step"]
 pub struct Detach<S: Scheme> {
     shared: Arc<Shared<S>>,
-    /// Whether this detach does the work; others wait for it, and take over when it gives up.
-    leads: bool,
+    /// Whoever has it does the work; others wait for it, and take over when it gives up.
     seated: Option<Box<Seated<S>>>,
     /// For how long the device is given time for a goodbye, and until when, from the first step on.
     goodbye: Duration,
@@ -81,7 +80,7 @@ impl<S: Scheme> Detach<S> {
             hub.attention.raise(attention::DETACH);
         }
         let goodbye = (timeout / 2).min(LONGEST_GOODBYE);
-        Ok(Self { shared: Arc::clone(shared), leads: false, seated: None, goodbye, patience: None })
+        Ok(Self { shared: Arc::clone(shared), seated: None, goodbye, patience: None })
     }
 
     /// One step on; true at the end. Never waits.
@@ -90,14 +89,6 @@ impl<S: Scheme> Detach<S> {
             return true;
         }
         let patience = *self.patience.get_or_insert(now + self.goodbye);
-        if !self.leads {
-            let mut control = self.shared.lock();
-            if control.has_detacher {
-                return false;
-            }
-            control.has_detacher = true;
-            self.leads = true;
-        }
         self.take_seat(now, patience);
         let is_drained = self.shared.settle();
         let is_stopped = self.seated.as_mut().is_some_and(|seated| drive(&mut seated.core, now));
@@ -175,14 +166,11 @@ impl<S: Scheme> Drop for Detach<S> {
         if let Some(seated) = self.seated.take() {
             self.shared.seat.deposit(seated);
         }
-        if self.leads {
-            self.shared.lock().has_detacher = false;
-        }
     }
 }
 
 impl<S: Scheme> fmt::Debug for Detach<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Detach").field("leads", &self.leads).finish_non_exhaustive()
+        f.debug_struct("Detach").field("seated", &self.seated.is_some()).finish_non_exhaustive()
     }
 }

@@ -119,7 +119,7 @@ impl Core {
 
     /// A device that failed and has stopped is given back to the system without waiting for a detach: a removal may be waiting for that.
     fn give_up_device(&mut self) {
-        if self.hub.state.get() == CtrlrState::Attaching {
+        if !self.is_attached {
             // The attach that failed does it, at once.
             return;
         }

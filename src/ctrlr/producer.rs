@@ -46,7 +46,7 @@ impl Registration {
 ///
 /// Dropping a producer does not unregister its name, as in SPDK: [`super::Ctrlr::unregister`] does.
 pub struct Producer<S: Scheme> {
-    sender: SenderOf<S>,
+    pub(super) sender: SenderOf<S>,
     registration: Arc<Registration>,
     /// Woken with each message, where the poller may sleep.
     sleeper: Option<Arc<Sleeper>>,

@@ -1,10 +1,14 @@
 //! Fault by fault: what the owner of a request sees, within what time, and where the controller stands then. `docs/RELIABILITY.md` is the same as a table.
 
-use crate::world::{World, ms, timeouts};
-use slipring::ctrlr::{CtrlrState, Failure};
+use crate::world::{World, attach, config, ms, timeouts};
+use slipring::ctrlr::{AttachError, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent};
 use slipring::poller::QpairError;
-use slipring::ring::{AbortReason, Outcome};
+use slipring::ring::{AbortReason, Aborted, Outcome};
+use slipring::spec::command::Command;
+use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// What becomes of the one request that meets the fault.
@@ -53,6 +57,13 @@ fn meets(fault: &str, seen: Seen, bound: Duration, state: CtrlrState, why: Optio
             world.run("said to its owner", |_| {
                 matches!(qpair.poll(8, |_| ()), Err(QpairError::Gone(Some(_))))
             });
+            let is_removed = matches!(failure, Failure::Removed { .. });
+            let reason = if is_removed { AbortReason::Removed } else { AbortReason::Failed };
+            let ticket = world.poller.send(Message::Rescan).expect("seated");
+            match world.outcome(ticket).0 {
+                Outcome::Aborted(aborted) => assert_eq!(aborted, Aborted::unexecuted(reason), "{fault}"),
+                other @ Outcome::Completed(_) => panic!("{fault}: {other:?}"),
+            }
         }
     }
     drop(qpair);
@@ -67,6 +78,27 @@ fn answers_that_cannot_be_fail_the_controller_at_once() {
     }
     // The first of the two is the right one.
     meets("repeat queue=2 nth=1", Seen::Status(Status::SUCCESS), ms(2), CtrlrState::Failed, Some(broken));
+}
+
+/// The same of what messages ask: the poller finds it out by itself.
+#[test]
+fn answers_to_messages_that_cannot_be_fail_the_controller_at_once() {
+    for fault in ["wrong-cid opcode=read nth=1", "wrong-cid queue=admin opcode=get-log-page nth=1"] {
+        let mut world = World::new(fault, timeouts());
+        let ticket = if fault.contains("admin") {
+            let data = Some(Box::new(world.ctrlr.allocate(512).expect("memory").into()));
+            let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
+            world.poller.send(Message::Admin { command, data }).expect("running")
+        } else {
+            world.send_read(0)
+        };
+        let (outcome, took) = world.outcome(ticket);
+        let Outcome::Aborted(aborted) = outcome else { panic!("{fault}: {outcome:?}") };
+        assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Failed), "{fault}");
+        assert!(took <= ms(5), "{fault}: {took:?}");
+        assert!(matches!(world.ctrlr.failure(), Some(Failure::Protocol(_))), "{fault}");
+        world.detach();
+    }
 }
 
 #[test]
@@ -104,6 +136,22 @@ fn a_device_that_is_gone_or_gives_up_is_noticed_by_the_watch() {
     }
     let late = ms(100 + 25);
     meets("fatal queue=2 nth=1", Seen::Aborted(AbortReason::Reset), late, CtrlrState::Live, None);
+}
+
+/// Whoever attaches hears of it by the result, and has no controller yet that an event could be about.
+#[test]
+fn an_attach_that_fails_is_no_event() {
+    let was_told = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&was_told);
+    let on_event = OnEvent::new(move |_| {
+        told.store(true, Ordering::Relaxed);
+        EventAnswer::Proceed
+    });
+    let options = CtrlrOptions { on_event: Some(on_event), ..CtrlrOptions::default() };
+    let refused =
+        attach(config("status=internal-error opcode=identify nth=1"), options).expect_err("refused");
+    assert!(matches!(refused, AttachError::Failed { failure: Failure::Refused { .. }, .. }), "{refused}");
+    assert!(!was_told.load(Ordering::Relaxed));
 }
 
 /// A shutdown that is never over: the detach goes on without after RTD3E (ten seconds here), or at half its deadline.

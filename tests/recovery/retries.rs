@@ -70,6 +70,30 @@ fn what_may_succeed_later_is_sent_again_until_it_does() {
     }
 }
 
+/// Not when the time is looked at next: here the clock stands still.
+#[test]
+fn a_try_without_a_delay_begins_at_once() {
+    for queue in ["queue=io opcode=read", "queue=admin opcode=get-log-page"] {
+        let mut world = world(&format!("status=namespace-not-ready {queue} nth=1..5"), 5);
+        world.pass(ms(5));
+        let data = Some(Box::new(world.ctrlr.allocate(512).expect("memory").into()));
+        let message = if queue.contains("admin") {
+            Message::Admin { command: Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true), data }
+        } else {
+            Message::Io { command: Command::read(1, 3, 1), data }
+        };
+        let ticket = world.poller.send(message).expect("running");
+        for _ in 0..100 {
+            world.device.step_at(world.now);
+            world.poller.poll(world.now).expect("well");
+        }
+        let outcome = ticket.try_take().expect("answered");
+        assert!(is_status(&outcome, Status::SUCCESS), "{queue}: {outcome:?}");
+        assert_eq!(world.transport.faults_met(), [5]);
+        world.finish();
+    }
+}
+
 #[test]
 fn no_more_often_than_was_asked_for() {
     for retries in [0, 1, 5] {

@@ -50,6 +50,26 @@ fn a_failed_controller_that_does_not_answer_is_stopped_within_its_bounds() {
     world.detach();
 }
 
+/// A poller that has not heard of a detach yet: what it answers from then on is aborted by that.
+#[test]
+fn messages_to_a_failed_controller_are_aborted_for_what_ended_it_last() {
+    let mut world = World::new();
+    world.ctrlr.0.hub.fail(Failure::Protocol("as a test has it".into()));
+    let first = world.poller.send(Message::Rescan).expect("seated");
+    world.run("stopped", |_| first.is_ready());
+    let reason = |world: &mut World| {
+        let ticket = world.poller.send(Message::Rescan).expect("seated");
+        match ticket.try_take().expect("at once") {
+            Outcome::Aborted(aborted) => aborted,
+            other @ Outcome::Completed(_) => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(reason(&mut world), Aborted::unexecuted(AbortReason::Failed));
+    assert!(world.ctrlr.0.hub.state.advance(CtrlrState::Detaching));
+    assert_eq!(reason(&mut world), Aborted::unexecuted(AbortReason::Detached));
+    world.detach();
+}
+
 /// A reset whose device does not stop: no message reaches what is half stopped, not in the poll that gives up either.
 #[test]
 fn nothing_is_submitted_to_a_device_that_would_not_stop() {

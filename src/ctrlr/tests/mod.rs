@@ -1,10 +1,13 @@
 //! Unit tests of the controller: what only shows inside, on a device that the test steps.
 #![forbid(unsafe_code)]
 
+mod admin_queue;
 mod bring_up;
+mod detaching;
 mod doorbells;
 mod failures;
 mod pieces;
+mod producers;
 mod watchdog;
 
 use super::{Ctrlr, CtrlrOptions};
@@ -17,6 +20,13 @@ use std::time::{Duration, Instant};
 /// The most steps that anything takes.
 const STEPS: usize = 10_000;
 
+/// A small controller that meets these faults.
+fn config(faults: &str) -> Config {
+    let namespace = NamespaceConfig { size_bytes: 1 << 20, ..NamespaceConfig::default() };
+    let faults = faults.parse().expect("faults");
+    Config { namespaces: vec![namespace], io_queues: 4, faults, ..Config::default() }
+}
+
 /// An attached controller, its poller and its device, all on one thread and a clock of its own.
 struct World {
     ctrlr: Ctrlr<LockFree>,
@@ -28,11 +38,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let namespace = NamespaceConfig { size_bytes: 1 << 20, ..NamespaceConfig::default() };
-        let config = Config { namespaces: vec![namespace], io_queues: 4, ..Config::default() };
+        Self::with(config(""), CtrlrOptions::default())
+    }
+
+    fn with(config: Config, options: CtrlrOptions) -> Self {
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
         let mut now = Instant::now();
-        let mut attach = Ctrlr::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+        let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("begins");
         let ctrlr = loop {
             now += Duration::from_micros(1);
             if let Some(ctrlr) = attach.step(now).expect("attach") {
@@ -66,6 +78,13 @@ impl World {
             let _ = self.step();
         }
         panic!("not after {STEPS} steps: {what}; {:?}", self.ctrlr);
+    }
+
+    /// Steps so often.
+    fn pass(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step().expect("well");
+        }
     }
 
     fn queue_pair(&mut self) -> QueuePair {

@@ -1,14 +1,22 @@
-//! Small parts that need no device: who polls, how long commands may take, what a namespace says, who hears of an event.
+//! Small parts that need no device: who polls, how long commands may take, which are the driver's, what a namespace or an answer says, who hears of an event.
 #![forbid(unsafe_code)]
 
 use super::World;
+use crate::ctrlr::core::outcome_of;
+use crate::ctrlr::interrupts::Interrupts;
 use crate::ctrlr::namespace::{Namespace, Unsupported};
 use crate::ctrlr::options::Timeouts;
+use crate::ctrlr::passthru::check_admin;
 use crate::ctrlr::seat::ReaderRecord;
-use crate::ctrlr::{CtrlrOptions, Stalled};
-use crate::spec::command::AdminOpcode;
-use crate::spec::feature::AsyncEvent;
+use crate::ctrlr::{CtrlrOptions, Refusal, Reply, Stalled};
+use crate::emulated::{self, Config};
+use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::spec::command::{AdminOpcode, Command};
+use crate::spec::completion::Completion;
+use crate::spec::feature::{AsyncEvent, FeatureId};
 use crate::spec::identify::IdentifyNs;
+use crate::spec::status::Status;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
@@ -176,4 +184,97 @@ fn a_subscriber_that_is_gone_makes_room() {
     hub.announce(AsyncEvent::new());
     assert!(second.next().is_some() && third.next().is_some());
     world.detach();
+}
+
+#[test]
+fn admin_commands_that_are_the_drivers_own_are_refused() {
+    let owned = [
+        AdminOpcode::CREATE_IO_SQ,
+        AdminOpcode::DELETE_IO_SQ,
+        AdminOpcode::CREATE_IO_CQ,
+        AdminOpcode::DELETE_IO_CQ,
+        AdminOpcode::ASYNC_EVENT_REQUEST,
+        AdminOpcode::KEEP_ALIVE,
+        AdminOpcode::DOORBELL_BUFFER_CONFIG,
+    ];
+    for opcode in 0..=u8::MAX {
+        let is_owned = owned.contains(&AdminOpcode(opcode));
+        let expected = if is_owned { Err(Refusal::DriverOwned { opcode }) } else { Ok(()) };
+        assert_eq!(check_admin(&Command { opcode, ..Command::default() }), expected);
+    }
+    let owned = [FeatureId::NUMBER_OF_QUEUES, FeatureId::HOST_MEMORY_BUFFER, FeatureId::KEEP_ALIVE_TIMER]
+        .map(|id| id.0);
+    let opcode = AdminOpcode::SET_FEATURES.0;
+    for feature in 0..=u8::MAX {
+        let expected = if owned.contains(&feature) { Err(Refusal::DriverOwned { opcode }) } else { Ok(()) };
+        for save in [false, true] {
+            let set = Command::set_features(FeatureId(feature), save, 0, 0);
+            assert_eq!(check_admin(&set), expected, "feature {feature:#x}");
+        }
+        assert_eq!(check_admin(&Command::get_features(FeatureId(feature), 0, 0)), Ok(()));
+    }
+}
+
+#[test]
+fn an_answer_has_both_of_its_dwords_and_one_for_a_deleted_queue_is_none() {
+    let completion = |status: Status| Completion {
+        dw0: 0x8765_4321,
+        dw1: 0x0fed_cba9,
+        status: status.0 << 1,
+        ..Completion::default()
+    };
+    match outcome_of(completion(Status::INVALID_FIELD), None) {
+        Outcome::Completed(Reply::Command { status, result, data: None }) => {
+            assert_eq!((status, result), (Status::INVALID_FIELD, 0x0fed_cba9_8765_4321));
+        }
+        other => panic!("{other:?}"),
+    }
+    match outcome_of(completion(Status::ABORTED_SQ_DELETION), None) {
+        Outcome::Aborted(aborted) => assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Detached)),
+        other @ Outcome::Completed(_) => panic!("{other:?}"),
+    }
+}
+
+/// The poller frees no memory, unless no control thread comes by for long.
+#[test]
+fn snapshots_that_were_replaced_are_left_to_control_threads_up_to_eight() {
+    let world = World::new();
+    let hub = &world.ctrlr.0.hub;
+    hub.sweep();
+    let mut replaced = Vec::new();
+    for count in 1..=20_usize {
+        replaced.push(Arc::downgrade(&hub.namespaces.load()));
+        hub.publish_namespaces(Vec::new());
+        let kept: Vec<_> = replaced.iter().map(|snapshot| snapshot.strong_count() != 0).collect();
+        let expected: Vec<_> = (0..count).map(|place| place + 8 >= count).collect();
+        assert_eq!(kept, expected, "after {count}");
+    }
+    drop(world.ctrlr.register("sweeps").expect("registered"));
+    assert!(replaced.iter().all(|snapshot| snapshot.strong_count() == 0));
+    world.detach();
+}
+
+/// One for the poller, which completions of messages share, and one for each other queue pair that there may be, as far as the device has them.
+#[test]
+fn vectors_are_connected_for_the_poller_and_each_queue_pair_of_its_own() {
+    for (available, external_queue_entries, expected) in [
+        (65, 64, [Some(0), Some(1), Some(2), None]),
+        (2, 64, [Some(0), Some(1), None, None]),
+        (65, 0, [Some(1), Some(2), Some(3), None]),
+        (1, 0, [None; 4]),
+    ] {
+        let config = Config { interrupts: available, ..Config::default() };
+        let (transport, _device) = emulated::new(config).expect("valid");
+        let options = CtrlrOptions { io_queues: 3, external_queue_entries, ..CtrlrOptions::default() };
+        let interrupts =
+            Interrupts::connect(&*transport, &options).expect("connected").expect("there are some");
+        let vectors = [1, 2, 3, 4].map(|qid| interrupts.vector(qid));
+        assert_eq!(vectors, expected, "{available} vectors, external queue of {external_queue_entries}");
+        assert_eq!(
+            [1, 2, 3, 4].map(|qid| interrupts.descriptor(qid).is_some()),
+            expected.map(|vector| vector.is_some())
+        );
+    }
+    let (transport, _device) = emulated::new(Config { interrupts: 0, ..Config::default() }).expect("valid");
+    assert!(matches!(Interrupts::connect(&*transport, &CtrlrOptions::default()), Ok(None)));
 }
