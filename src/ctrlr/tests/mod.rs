@@ -5,12 +5,18 @@ mod bring_up;
 mod doorbells;
 mod failures;
 mod pieces;
+mod recovery;
+mod registers;
+mod rescan;
+mod retry;
+mod subsystem;
 mod watchdog;
 
 use super::{Ctrlr, CtrlrOptions};
 use crate::emulated::{self, Config, Device, EmulatedTransport, NamespaceConfig};
 use crate::poller::{PollError, Poller, QpairOptions, QueuePair};
 use crate::ring::LockFree;
+use crate::transport::Transport;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,10 +35,22 @@ struct World {
 impl World {
     fn new() -> Self {
         let namespace = NamespaceConfig { size_bytes: 1 << 20, ..NamespaceConfig::default() };
-        let config = Config { namespaces: vec![namespace], io_queues: 4, ..Config::default() };
+        Self::with(Config { namespaces: vec![namespace], io_queues: 4, ..Config::default() })
+    }
+
+    fn with(config: Config) -> Self {
+        Self::through(config, CtrlrOptions::default(), |transport| transport)
+    }
+
+    /// Reaches the device through what `wrap` makes of its transport.
+    fn through<T: Transport>(
+        config: Config,
+        options: CtrlrOptions,
+        wrap: impl FnOnce(Arc<EmulatedTransport>) -> Arc<T>,
+    ) -> Self {
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
         let mut now = Instant::now();
-        let mut attach = Ctrlr::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+        let mut attach = Ctrlr::begin_attach(wrap(transport.clone()), options).expect("begins");
         let ctrlr = loop {
             now += Duration::from_micros(1);
             if let Some(ctrlr) = attach.step(now).expect("attach") {
