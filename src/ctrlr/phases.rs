@@ -164,6 +164,10 @@ impl Core {
             }
         }
         self.keep_alive.begin(now);
+        // Of those who asked since the bring-up's own reading had ended: it did not answer them.
+        if !self.rescan_waiters.is_empty() {
+            self.start_rescan();
+        }
         self.configure_events();
         self.arm_events();
         self.serve_slots();

@@ -33,7 +33,7 @@ pub struct Subscription {
 }
 
 /// A kind of event in the upper half of each word, how often it came in the lower; 0 is free. Written by whoever owns the core, taken by the subscriber.
-pub(crate) struct Inbox([AtomicU64; KINDS]);
+pub(crate) struct Inbox(pub(super) [AtomicU64; KINDS]);
 
 impl Inbox {
     fn put(&self, kind: u32) {

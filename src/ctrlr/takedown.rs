@@ -78,6 +78,8 @@ pub(super) struct Takedown {
     undeleted: Vec<u16>,
     /// When to look next for a device that may be away.
     look_at: Instant,
+    /// Whether CC.EN was 1 when the subsystem was reset.
+    was_enabled: bool,
     /// Those whose submission queues the controller would not delete: their completion queues have to stay as well.
     refused: Vec<u16>,
 }
@@ -100,6 +102,7 @@ impl Takedown {
             patience: None,
             undeleted: Vec::new(),
             look_at: now,
+            was_enabled: false,
             refused: Vec::new(),
         }
     }
@@ -130,6 +133,7 @@ impl Takedown {
             return self.enter(Stage::ReadyBeforeDisable, now, timeout);
         }
         let transport = &*core.hub.transport;
+        self.was_enabled = read_cc(transport).en();
         clear_nssro(transport);
         transport.write_u32(NSSR, NSSR_MAGIC);
         self.enter(Stage::SubsystemReset, now, timeout.max(ABSENCE));
@@ -157,7 +161,7 @@ impl Takedown {
         };
         let is_enabled = read_cc(transport).en();
         // CC.EN may have been 0 before as well: then only NSSRO tells.
-        let is_reset = csts.nssro() || self.was_running && !is_enabled;
+        let is_reset = csts.nssro() || self.was_enabled && !is_enabled;
         if is_reset && !is_enabled && !csts.rdy() {
             match transport.restore() {
                 Ok(()) => {

@@ -164,6 +164,19 @@ fn a_device_that_does_not_shut_down_is_stopped_all_the_same() {
     assert!((ms(9990)..ms(10_100)).contains(&took), "{took:?}");
 }
 
+/// Nor is one waited for that breaks while it is said goodbye to: it hears nothing more.
+#[test]
+fn a_device_that_breaks_in_a_detach_is_stopped_at_once() {
+    for nth in 1..=2 {
+        let mut world = World::new(&format!("fatal queue=admin opcode=0x00 nth={nth}"), timeouts());
+        let qpair = world.queue_pair();
+        let transport = world.transport.clone();
+        assert!(world.detach() < ms(100));
+        assert_eq!(transport.faults_met(), [1]);
+        drop(qpair);
+    }
+}
+
 /// Hung requests of every kind, an abort, its escalation, the reset: whenever the detach comes, everything is answered once and nothing is left.
 #[test]
 fn a_detach_may_come_at_any_moment_of_a_recovery() {

@@ -98,12 +98,18 @@ fn what_cannot_be_aborted_is_ended_by_a_reset() {
 
 #[test]
 fn an_abort_that_hangs_is_given_up_in_its_own_time() {
-    let mut world = World::new("hang opcode=read nth=1\nhang queue=admin opcode=0x08", timeouts());
+    let faults = "hang opcode=read nth=1..2\nhang queue=admin opcode=0x08 nth=1";
+    let one_at_a_time = Config { aborts: 1, ..config(faults) };
+    let mut world = World::with(one_at_a_time, timeouts(), EventAnswer::Proceed);
     let ticket = world.send_read(0);
     let (outcome, took) = world.outcome(ticket);
     assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })), "{outcome:?}");
     assert!((ms(119)..ms(120) + 2 * SLACK).contains(&took), "{took:?}");
     world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+    // It ended with the reset: there is room for the next one at the controller.
+    let ticket = world.send_read(0);
+    let (outcome, _) = world.outcome(ticket);
+    assert!(is_status(&outcome, Status::ABORTED_BY_REQUEST), "{outcome:?}");
     assert!(world.works());
     world.finish();
 }
@@ -132,6 +138,27 @@ fn no_more_aborts_are_sent_than_the_controller_takes() {
     assert_eq!(world.ctrlr.statistics().resets, 0);
     drop(qpair);
     world.finish();
+}
+
+/// Eight commands hang, and each Abort takes 20 ms: as many at a time as the controller takes, up to four.
+#[test]
+fn as_many_aborts_are_sent_at_a_time_as_the_controller_takes() {
+    for (aborts, at_a_time) in [(1, 1), (2, 2), (4, 4), (256, 4)] {
+        let faults = "hang opcode=read nth=1..8\ndelay=20ms queue=admin opcode=0x08";
+        let long = Timeouts { abort: ms(400), ..timeouts() };
+        let mut world = World::with(Config { aborts, ..config(faults) }, long, EventAnswer::Proceed);
+        let mut qpair = world.queue_pair();
+        for lba in 0..8 {
+            world.read(&mut qpair, lba);
+        }
+        let (back, took) = world.back(&mut qpair, 8);
+        assert!(back.iter().all(|completion| io_status(completion) == Status::ABORTED_BY_REQUEST));
+        let least = ms(79) + ms(20) * 8 / at_a_time;
+        // Each round of them begins when the last one's answer is seen.
+        assert!((least..least + SLACK + 8 * ms(1)).contains(&took), "{aborts}: {took:?} and not {least:?}");
+        drop(qpair);
+        world.finish();
+    }
 }
 
 /// A message may be an Abort as well: the driver's own wait until it is answered, where the controller takes one at a time.
@@ -191,13 +218,16 @@ fn an_embedder_that_only_wants_to_know_is_told_each_time() {
 
 #[test]
 fn a_policy_may_be_to_reset_at_once() {
-    let reset = Timeouts { action: TimeoutAction::Reset, ..timeouts() };
-    let mut world = World::new("hang opcode=read nth=1", reset);
-    let ticket = world.send_read(0);
-    let (outcome, took) = world.outcome(ticket);
-    assert!(matches!(outcome, Outcome::Aborted(Aborted { reason: AbortReason::Reset, .. })), "{outcome:?}");
-    assert!((ms(79)..ms(80) + 2 * SLACK).contains(&took), "{took:?}");
+    let reset = Timeouts { action: TimeoutAction::Reset, resets_per_minute: 1, ..timeouts() };
+    let mut world = World::new("hang opcode=read nth=1..2", reset);
+    for ticket in [world.send_read(0), world.send_read(1)] {
+        let (outcome, took) = world.outcome(ticket);
+        let Outcome::Aborted(aborted) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(aborted.reason, AbortReason::Reset);
+        assert!(took < ms(80) + 2 * SLACK, "{took:?}");
+    }
     world.run("live again", |world| world.ctrlr.state() == CtrlrState::Live);
+    assert_eq!((resets(&world.told()), world.ctrlr.statistics().resets), (1, 1), "one for both");
     world.finish();
 }
 

@@ -7,6 +7,9 @@ use slipring::ctrlr::{
 use slipring::emulated::Config;
 use slipring::poller::{PollError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, Outcome};
+use slipring::spec::registers::{CC, CSTS, Cc, Csts};
+use slipring::spec::status::Status;
+use slipring::transport::Transport as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,6 +148,30 @@ fn a_pause_in_a_reset_or_a_detach_is_not_the_devices_fault() {
     }
 }
 
+/// A controller that comes up would not hear of its shutdown: a detach in the midst of that waits until it is ready.
+#[test]
+fn a_controller_that_comes_up_is_told_of_its_shutdown_when_it_is_ready() {
+    let slow = Config { ready_delay: ms(50), ..config("") };
+    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    let transport = Arc::clone(&world.transport);
+    let look = || (Cc::from_bits(transport.read_u32(CC)), Csts::from_bits(transport.read_u32(CSTS)).rdy());
+    let _ = world.ctrlr.reset().expect("asked");
+    world.run("enabled again, and not ready", |_| matches!(look(), (cc, false) if cc.en()));
+    drop(world.poller);
+    let mut detach = world.ctrlr.begin_detach(Duration::from_secs(8)).expect("begins");
+    let (mut was_ready, mut was_told) = (false, false);
+    while !detach.step(world.now) {
+        let (cc, is_ready) = look();
+        was_ready |= is_ready;
+        was_told |= cc.shn() != 0;
+        assert!(was_ready || !was_told && cc.en(), "it is left alone until it is ready");
+        world.now += TICK;
+        world.device.step_at(world.now);
+    }
+    assert!(was_ready && was_told);
+    assert_eq!(transport.violations(), Vec::<String>::new());
+}
+
 #[test]
 fn a_reset_may_be_asked_for_by_message() {
     let mut world = World::new("", timeouts());
@@ -258,7 +285,8 @@ fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
     let mut world = World::new(half, timeouts());
     let options = QpairOptions { entries: 8 };
     let mut refused = QueuePair::request(&world.ctrlr, &options).expect("a queue pair");
-    world.run("refused", |_| matches!(refused.connected(), Err(QpairError::Refused(_))));
+    let why = QpairError::Refused(Status(0x4002));
+    world.run("refused", |_| refused.connected().is_err_and(|error| error == why));
     let polled = refused.poll(1, |_| panic!("nothing was submitted"));
     assert_eq!(polled, refused.connected().map(|_| 0), "a poll says so, too");
     drop(refused);
@@ -282,6 +310,28 @@ fn a_queue_that_cannot_be_deleted_keeps_its_identifier_until_a_reset() {
     let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
     drop(all);
     world.finish();
+}
+
+/// The device refuses the queues of an owner that has not waited for them: nothing is left, and the identifier is free.
+#[test]
+fn queues_that_are_refused_when_their_owner_has_gone_leave_their_identifier_free() {
+    // The first queues are those of messages.
+    for (half, opcode) in [("completion", "0x05"), ("submission", "0x01")] {
+        for moment in 1..6 {
+            let mut world =
+                World::new(&format!("status=0x4002 queue=admin opcode={opcode} nth=2"), timeouts());
+            let goes = QueuePair::request(&world.ctrlr, &QpairOptions { entries: 8 }).expect("a queue pair");
+            for _ in 0..moment {
+                world.step().expect("well");
+            }
+            drop(goes);
+            world.pass(ms(20));
+            assert_eq!(world.transport.faults_met(), [1], "{half} queue, moment {moment}");
+            let all: Vec<_> = (0..3).map(|_| world.queue_pair()).collect();
+            drop(all);
+            world.finish();
+        }
+    }
 }
 
 /// A device that refuses to delete a submission queue may go on to fetch from it, and to write to the buffers of what it fetched: nothing of it is used again, and

@@ -1,13 +1,14 @@
 //! How a failed controller ends.
 #![forbid(unsafe_code)]
 
-use super::World;
-use crate::ctrlr::{CtrlrState, Failure, Message};
+use super::{World, config};
+use crate::ctrlr::{ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent};
 use crate::poller::PollError;
 use crate::ring::{AbortReason, Aborted, Outcome};
 use crate::spec::registers::CSTS;
 use crate::transport::Transport;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 /// A device that works, and whose driver gives up: it hears of the shutdown, for there is no later moment to tell it.
 #[test]
@@ -47,6 +48,32 @@ fn a_failed_controller_that_does_not_answer_is_stopped_within_its_bounds() {
     assert_ne!(world.transport.read_u32(CSTS), 0, "its bus mastering was taken instead, and it was closed");
     drop(qpair);
     assert_eq!(world.ctrlr.state(), CtrlrState::Failed);
+    world.detach();
+}
+
+/// A removal may be waiting for it.
+#[test]
+fn the_device_of_a_failed_controller_is_given_back_without_a_detach() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let on_event = OnEvent::new(move |event| {
+        tell.lock().expect("no panic").push(event.clone());
+        EventAnswer::Proceed
+    });
+    let mut world =
+        World::with(config(""), CtrlrOptions { on_event: Some(on_event), ..CtrlrOptions::default() });
+    let failure = Failure::Protocol("as a test has it".into());
+    world.ctrlr.0.hub.fail(failure.clone());
+    world.run("stopped", |_| !told.lock().expect("no panic").is_empty());
+    // By a thread of its own, which nobody waits for.
+    let begun = Instant::now();
+    while !world.device.is_closed() {
+        assert!(begun.elapsed() < Duration::from_secs(120), "it is not given back");
+        std::thread::yield_now();
+    }
+    assert_eq!(world.ctrlr.dma_bytes().1, 0, "nothing is mapped any more");
+    assert_eq!(world.poll(), Err(PollError::Failed(failure.clone())));
+    assert_eq!(*told.lock().expect("no panic"), [ControllerEvent::Failed(failure)]);
     world.detach();
 }
 

@@ -8,7 +8,8 @@ use crate::ctrlr::namespace::{Namespace, Unsupported};
 use crate::ctrlr::options::Timeouts;
 use crate::ctrlr::passthru::check_admin;
 use crate::ctrlr::seat::ReaderRecord;
-use crate::ctrlr::{CtrlrOptions, Refusal, Reply, Stalled};
+use crate::ctrlr::state::StateCell;
+use crate::ctrlr::{CtrlrOptions, CtrlrState, Failure, Message, Refusal, Reply, Stalled};
 use crate::emulated::{self, Config};
 use crate::ring::{AbortReason, Aborted, Outcome};
 use crate::spec::command::{AdminOpcode, Command};
@@ -277,4 +278,146 @@ fn vectors_are_connected_for_the_poller_and_each_queue_pair_of_its_own() {
     }
     let (transport, _device) = emulated::new(Config { interrupts: 0, ..Config::default() }).expect("valid");
     assert!(matches!(Interrupts::connect(&*transport, &CtrlrOptions::default()), Ok(None)));
+}
+
+/// Each arrow of the picture in `state`, and no other.
+#[test]
+fn the_state_moves_along_the_arrows_only() {
+    use CtrlrState::{Attaching, Detached, Detaching, Failed, Live, Resetting};
+    let all = [Attaching, Live, Resetting, Failed, Detaching, Detached];
+    let arrows = [
+        (Attaching, Live),
+        (Attaching, Failed),
+        (Attaching, Detaching),
+        (Live, Resetting),
+        (Live, Failed),
+        (Live, Detaching),
+        (Resetting, Live),
+        (Resetting, Failed),
+        (Resetting, Detaching),
+        (Failed, Detaching),
+        (Detaching, Detached),
+    ];
+    // A way to each state from the first.
+    let ways: [&[CtrlrState]; 6] =
+        [&[], &[Live], &[Live, Resetting], &[Failed], &[Detaching], &[Detaching, Detached]];
+    for (from, way) in all.into_iter().zip(ways) {
+        for to in all {
+            let state = StateCell::new();
+            assert_eq!(state.get(), Attaching);
+            assert!(way.iter().all(|step| state.advance(*step)));
+            assert_eq!(state.get(), from);
+            let is_arrow = arrows.contains(&(from, to));
+            assert_eq!(state.advance(to), is_arrow, "{from} to {to}");
+            assert_eq!(state.get(), if is_arrow { to } else { from });
+        }
+    }
+}
+
+#[test]
+fn the_first_reason_of_a_failure_stands() {
+    let state = StateCell::new();
+    assert_eq!(state.failure(), None);
+    let reason = |csts| Failure::Fatal { csts };
+    assert!(state.fail(reason(1)));
+    assert!(!state.fail(reason(2)), "it has failed already");
+    assert_eq!((state.get(), state.failure()), (CtrlrState::Failed, Some(&reason(1))));
+}
+
+#[test]
+fn a_state_is_said_in_a_word() {
+    use CtrlrState::{Attaching, Detached, Detaching, Failed, Live, Resetting};
+    let said = [Attaching, Live, Resetting, Failed, Detaching, Detached].map(|state| state.to_string());
+    assert_eq!(said, ["attaching", "live", "resetting", "failed", "detaching", "detached"]);
+}
+
+/// Who waits for an event sleeps until one comes; one that is there is given at once, however long the caller would wait.
+#[test]
+fn a_subscriber_waits_for_an_event_and_not_for_one_that_is_there() {
+    let world = World::new();
+    let hub = &world.ctrlr.0.hub;
+    let subscription = hub.subscribe();
+    hub.announce(AsyncEvent::new());
+    let report = subscription.wait(Duration::MAX).expect("it is there");
+    assert_eq!((report.event, report.count), (AsyncEvent::new(), 1));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| subscription.wait(Duration::MAX));
+        let is_asleep = || format!("{:?}", hub.waiters.bell()).contains("sleepers: 1");
+        while !is_asleep() {
+            assert!(!waits.is_finished(), "no event has come");
+            std::thread::yield_now();
+        }
+        hub.announce(AsyncEvent::new());
+        hub.waiters.bell().ring();
+        assert!(waits.join().expect("no panic").is_some());
+    });
+    world.detach();
+}
+
+/// On the polling thread nobody could announce what is waited for.
+#[test]
+fn a_subscriber_does_not_wait_inside_a_message() {
+    let mut world = World::new();
+    let subscription = world.ctrlr.0.hub.subscribe();
+    let waits = Message::call(move |_| u64::from(subscription.wait(Duration::MAX).is_some()));
+    let ticket = world.poller.send(waits).expect("seated");
+    world.run("answered", |_| ticket.is_ready());
+    assert!(matches!(ticket.try_take().expect("ready"), Outcome::Completed(Reply::Called(0))));
+    world.detach();
+}
+
+/// Of a flood that nobody reads, the count stays at the most that it can say, and what it counts stays what it was.
+#[test]
+fn a_count_of_events_that_is_full_stays_full() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let world = World::new();
+    let hub = &world.ctrlr.0.hub;
+    let subscription = hub.subscribe();
+    let event = AsyncEvent::new().with_aet(1).with_lid(2);
+    hub.announce(event);
+    let inbox = hub.subscribers.load()[0].upgrade().expect("it is subscribed");
+    inbox.0[0].fetch_add(u64::from(u32::MAX) - 2, Relaxed);
+    for _ in 0..3 {
+        hub.announce(event);
+    }
+    let report = subscription.next().expect("it has come");
+    assert_eq!((report.event, report.count), (event, u32::MAX));
+    assert_eq!(subscription.next(), None);
+    world.detach();
+}
+
+#[test]
+fn a_closure_sees_the_controller_as_it_is() {
+    let mut world = World::new();
+    let (say, heard) = std::sync::mpsc::channel();
+    let look = Message::call(move |turn| {
+        say.send((turn.state(), turn.namespaces(), turn.statistics())).expect("heard");
+        0
+    });
+    world.run("something is counted", |world| world.ctrlr.statistics().completions > 0);
+    let (namespaces, statistics) = (world.ctrlr.namespaces(), world.ctrlr.statistics());
+    assert_eq!(namespaces.len(), 1);
+    drop(world.poller.send(look).expect("seated"));
+    assert_eq!(heard.recv().expect("it has run"), (CtrlrState::Live, namespaces, statistics));
+    world.detach();
+}
+
+/// What a closure sends is executed like any other message, and its answer comes on the polling thread.
+#[test]
+fn a_closure_may_send_messages() {
+    let mut world = World::new();
+    let (say, heard) = std::sync::mpsc::channel();
+    let sends = Message::call(move |turn| {
+        turn.send(Message::call(|_| 7), move |outcome| say.send(outcome).expect("heard"));
+        0
+    });
+    drop(world.poller.send(sends).expect("seated"));
+    let mut answer = None;
+    world.run("answered", |_| {
+        answer = answer.take().or(heard.try_recv().ok());
+        answer.is_some()
+    });
+    let answer = answer.expect("it is");
+    assert!(matches!(answer, Outcome::Completed(Reply::Called(7))), "{answer:?}");
+    world.detach();
 }

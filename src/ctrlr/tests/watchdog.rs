@@ -26,14 +26,14 @@ fn ms(count: u32) -> Duration {
 }
 
 /// A queue pair that no device serves, its watchdog and a clock.
-struct Watched {
-    pair: Pair<u32>,
-    watchdog: Watchdog,
+pub(super) struct Watched {
+    pub(super) pair: Pair<u32>,
+    pub(super) watchdog: Watchdog,
     clock_ms: u32,
 }
 
 impl Watched {
-    fn new(period_ms: u32) -> Self {
+    pub(super) fn new(period_ms: u32) -> Self {
         let (transport, _device) = emulated::new(Config::default()).expect("a valid configuration");
         let dma = DmaSpace::new(Arc::clone(&transport) as Arc<dyn DmaMap>, DmaOptions::default());
         let config =
@@ -44,7 +44,7 @@ impl Watched {
         Self { pair, watchdog: Watchdog::new(ms(period_ms)), clock_ms: 1000 }
     }
 
-    fn submit(&mut self) -> u16 {
+    pub(super) fn submit(&mut self) -> u16 {
         let command = Command { opcode: OPCODE, ..Command::default() };
         self.pair.submit(command, None, 0).expect("room")
     }
@@ -62,12 +62,12 @@ impl Watched {
         self.watchdog.look(&mut self.pair, self.clock_ms, |_, _| limit, ms(ABORT_MS))
     }
 
-    fn look(&mut self, passed_ms: u32) -> Vec<Late> {
+    pub(super) fn look(&mut self, passed_ms: u32) -> Vec<Late> {
         self.look_with(passed_ms, Some(ms(LIMIT_MS)))
     }
 
     /// Looks every period for `passed_ms`, and finds nothing late.
-    fn pass(&mut self, passed_ms: u32) {
+    pub(super) fn pass(&mut self, passed_ms: u32) {
         for _ in 0..passed_ms / PERIOD_MS {
             assert_eq!(self.look(PERIOD_MS), []);
         }
@@ -195,6 +195,40 @@ fn a_command_that_is_being_aborted_is_not_late_as_well() {
     }
     let both = [late(other, PERIOD_MS), late_again(aborting, ABORT_MS)];
     assert_eq!(watched.look_with(PERIOD_MS, limit), both);
+}
+
+/// By whatever else a command is found late: with its time so far, and that begins anew.
+#[test]
+fn a_command_that_is_asked_for_is_found_with_its_time() {
+    let mut watched = Watched::new(PERIOD_MS);
+    let cid = watched.submit();
+    assert_eq!(watched.watchdog.find(&mut watched.pair, |_| true), Some(late(cid, 0)), "not seen yet");
+    assert_eq!(watched.watchdog.find(&mut watched.pair, |request| *request != 0), None);
+    assert_eq!(watched.look(0), []);
+    watched.pass(40);
+    assert_eq!(watched.watchdog.time(), 40);
+    assert_eq!(watched.watchdog.find(&mut watched.pair, |_| true), Some(late(cid, 40)));
+    watched.pass(LIMIT_MS - 1);
+    assert_eq!(watched.look(1), [late(cid, LIMIT_MS)]);
+    watched.watchdog.abort_asked(cid + 1);
+    assert_eq!(watched.watchdog.find(&mut watched.pair, |_| true), Some(late(cid, 0)), "another's Abort");
+    watched.watchdog.abort_asked(cid);
+    let found = watched.watchdog.find(&mut watched.pair, |_| true);
+    assert_eq!(found, Some(Late { was_aborted: true, ..late(cid, 0) }));
+}
+
+/// A tracker's word has no room for more.
+#[test]
+fn the_time_of_a_watchdog_wraps_as_that_of_its_commands() {
+    let mut watched = Watched::new(LONGEST_MS);
+    assert_eq!(watched.look(0), []);
+    for _ in 0..2 {
+        assert_eq!(watched.look(LONGEST_MS), []);
+    }
+    assert_eq!(watched.look(5), []);
+    assert_eq!(watched.watchdog.time(), (2 * LONGEST_MS + 5) & TIME_MASK);
+    assert_eq!(watched.watchdog.waited(Some(TIME_MASK)), ms(4), "since before it wrapped");
+    assert_eq!(watched.watchdog.waited(None), ms(0));
 }
 
 #[test]
