@@ -70,6 +70,7 @@ fn the_device_of_a_failed_controller_is_given_back_without_a_detach() {
     while !world.device.is_closed() {
         assert!(begun.elapsed() < Duration::from_secs(120), "it is not given back");
         std::thread::yield_now();
+        world.device.step();
     }
     assert_eq!(world.ctrlr.dma_bytes().1, 0, "nothing is mapped any more");
     assert_eq!(world.poll(), Err(PollError::Failed(failure.clone())));
