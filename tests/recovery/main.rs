@@ -2,12 +2,13 @@
 //! that is stepped, with faults by description and a clock that the test keeps, so that each bound is checked to the millisecond.
 //!
 //! `world` is the controller with its clock; `late` has commands that take too long, `events` what the controller reports, `faults` one fault after the other,
-//! `keep_alive` the sign of life that controllers may ask for, `resets` what is reset and why, `retries` what is sent again, `subsystem` the resets that take the
-//! whole device along.
+//! `keep_alive` the sign of life that controllers may ask for, `resets` what is reset and why, `retries` what is sent again, `given_up` what is not, or later,
+//! `subsystem` the resets that take the whole device along.
 #![allow(unreachable_pub, reason = "a test target exports nothing")]
 
 mod events;
 mod faults;
+mod given_up;
 mod keep_alive;
 mod late;
 mod resets;

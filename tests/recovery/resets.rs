@@ -172,6 +172,28 @@ fn a_controller_that_comes_up_is_told_of_its_shutdown_when_it_is_ready() {
     assert_eq!(transport.violations(), Vec::<String>::new());
 }
 
+/// There is no time for a goodbye: but CC.EN is not cleared before the controller is ready all the same.
+#[test]
+fn a_controller_that_comes_up_is_not_disabled_before_it_is_ready() {
+    let slow = Config { ready_delay: ms(50), ..config("") };
+    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    let transport = Arc::clone(&world.transport);
+    let look = || (Cc::from_bits(transport.read_u32(CC)), Csts::from_bits(transport.read_u32(CSTS)).rdy());
+    let _ = world.ctrlr.reset().expect("asked");
+    world.run("enabled again, and not ready", |_| matches!(look(), (cc, false) if cc.en()));
+    drop(world.poller);
+    let mut detach = world.ctrlr.begin_detach(ms(10)).expect("begins");
+    let mut was_ready = false;
+    while !detach.step(world.now) {
+        let (cc, is_ready) = look();
+        was_ready |= is_ready;
+        assert!(was_ready || cc.en());
+        world.now += TICK;
+        world.device.step_at(world.now);
+    }
+    assert!(was_ready);
+}
+
 #[test]
 fn a_reset_may_be_asked_for_by_message() {
     let mut world = World::new("", timeouts());

@@ -1,11 +1,12 @@
 //! What the driver and the owners of queue pairs do about commands that take too long: how often they look, and what is left of it after a reset.
 #![forbid(unsafe_code)]
 
-use super::World;
-use crate::ctrlr::CtrlrOptions;
-use crate::ctrlr::CtrlrState;
+use super::{World, config};
 use crate::ctrlr::recovery::Plea;
+use crate::ctrlr::{CtrlrOptions, CtrlrState, Message, Timeouts};
 use crate::emulated::Config;
+use crate::spec::command::Command;
+use std::time::Duration;
 
 /// Each look costs the owner's next poll its cold path, and nobody has to know sooner.
 #[test]
@@ -52,4 +53,25 @@ fn what_an_owner_asks_for_during_a_reset_is_not_done_after_it() {
         moments += 1;
     }
     assert!(moments > 5, "a reset takes longer than {moments} polls");
+}
+
+/// A poller that sleeps wakes up for it, though nothing else is due for long.
+#[test]
+fn a_poller_may_sleep_until_the_next_try_of_a_command_and_no_longer() {
+    let minute = Duration::from_secs(60);
+    let timeouts = Timeouts { io: minute, admin: minute, abort: minute, ..Timeouts::default() };
+    let options = CtrlrOptions { retries: 1, watch_period: minute, timeouts, ..CtrlrOptions::default() };
+    let faults = config("status=namespace-not-ready/crd1 opcode=read nth=1");
+    let mut world = World::with(Config { crdt: [5, 0, 0], ..faults }, options);
+    let data = world.ctrlr.allocate(512).expect("memory");
+    let message = Message::Io { command: Command::read(1, 0, 1), data: Some(Box::new(data.into())) };
+    let ticket = world.poller.send(message).expect("running");
+    world.run("waits", |world| world.transport.faults_met() == [1]);
+    (0..10).for_each(|_| drop(world.poll()));
+    let World { ctrlr, poller, now, .. } = world;
+    drop(poller);
+    let seated = ctrlr.0.seat.take().expect("free");
+    let due = seated.core.due_in(now);
+    assert!((Duration::from_millis(490)..=Duration::from_millis(500)).contains(&due), "{due:?}");
+    drop(ticket);
 }
