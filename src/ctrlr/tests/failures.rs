@@ -2,9 +2,13 @@
 #![forbid(unsafe_code)]
 
 use super::{World, config};
-use crate::ctrlr::{ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent};
+use crate::ctrlr::{
+    ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent, Queued,
+};
 use crate::poller::PollError;
 use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::spec::command::Command;
+use crate::spec::log::LogId;
 use crate::spec::registers::CSTS;
 use crate::transport::Transport;
 use std::sync::{Arc, Mutex};
@@ -106,7 +110,7 @@ fn nothing_is_submitted_to_a_device_that_would_not_stop() {
     let reset = world.ctrlr.reset().expect("asked");
     // The device is not stepped from here on.
     world.poll().expect("well");
-    let flush = crate::spec::command::Command::flush(1);
+    let flush = Command::flush(1);
     let ticket = producer.send(Message::Io { command: flush, data: None }).expect("room");
     world.now += Duration::from_secs(11);
     let mut polls = 0;
@@ -123,4 +127,35 @@ fn nothing_is_submitted_to_a_device_that_would_not_stop() {
         other @ Outcome::Completed(_) => panic!("{other:?}"),
     }
     world.detach();
+}
+
+/// Also those that have found no room yet, which were not executed; whether the controller fails, or is reset with the wish that nothing waits.
+#[test]
+fn messages_that_wait_for_room_are_aborted_too() {
+    for fails in [true, false] {
+        let mut world = World::with(config("hang opcode=get-log-page"), CtrlrOptions::default());
+        let tickets: Vec<_> = (0..200)
+            .map(|_| {
+                let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
+                world.poller.send(Message::Admin { command, data: None }).expect("running")
+            })
+            .collect();
+        if fails {
+            world.ctrlr.0.hub.fail(Failure::Protocol("as a test has it".into()));
+        } else {
+            let _ = world.ctrlr.reset_with(Queued::Abort).expect("asked");
+        }
+        world.run("all are answered", |_| tickets.iter().all(|ticket| ticket.is_ready()));
+        let aborted: Vec<_> = tickets.into_iter().map(|ticket| ticket.try_take().expect("ready")).collect();
+        let reason = if fails { AbortReason::Failed } else { AbortReason::Reset };
+        assert!(
+            aborted.iter().any(
+                |outcome| matches!(outcome, Outcome::Aborted(why) if *why == Aborted::unexecuted(reason))
+            )
+        );
+        let all =
+            aborted.iter().all(|outcome| matches!(outcome, Outcome::Aborted(why) if why.reason == reason));
+        assert!(all, "{aborted:?}");
+        world.detach();
+    }
 }
