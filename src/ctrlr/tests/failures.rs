@@ -6,7 +6,7 @@ use crate::ctrlr::{
     ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent, Queued,
 };
 use crate::poller::PollError;
-use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::ring::{AbortReason, Aborted, Outcome, Ticket};
 use crate::spec::command::Command;
 use crate::spec::log::LogId;
 use crate::spec::registers::CSTS;
@@ -145,7 +145,7 @@ fn messages_that_wait_for_room_are_aborted_too() {
         } else {
             let _ = world.ctrlr.reset_with(Queued::Abort).expect("asked");
         }
-        world.run("all are answered", |_| tickets.iter().all(|ticket| ticket.is_ready()));
+        world.run("all are answered", |_| tickets.iter().all(Ticket::is_ready));
         let aborted: Vec<_> = tickets.into_iter().map(|ticket| ticket.try_take().expect("ready")).collect();
         let reason = if fails { AbortReason::Failed } else { AbortReason::Reset };
         assert!(
