@@ -182,7 +182,7 @@ impl Slot<'_> {
         let (external, whole) = std::thread::scope(|scope| {
             let measuring = scope.spawn(|| -> Result<(f64, f64), Error> {
                 machine::pin(self.cores.poller)?;
-                Ok((idle::external_ns::<S>(self.part(3))?, idle::whole_ns(rig, self.part(3))?))
+                Ok((idle::external_ns::<S>(self.part(3)), idle::whole_ns(rig, self.part(3))?))
             });
             measuring.join().map_err(|_| Error::failed("the polling thread panicked"))?
         })?;
