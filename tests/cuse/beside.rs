@@ -72,15 +72,16 @@ fn reads(rig: &mut Stepped<LockFree>, poller: &mut Poller, qpair: &mut QueuePair
 #[test]
 fn a_poller_does_its_io_beside_twelve_clients() {
     let seconds = std::env::var("SLIPRING_MEASURE_SECONDS").ok().and_then(|text| text.parse::<f64>().ok());
-    // Before anything is pinned: later these are the pinned thread's own.
-    let cores = core_ids();
     for latency in &LATENCIES[..if seconds.is_some() { LATENCIES.len() } else { 1 }] {
-        beside_twelve_clients(*latency, seconds, &cores);
+        // On a thread of its own, as it is pinned, and those that it starts with it.
+        let run = std::thread::scope(|scope| scope.spawn(|| beside_twelve_clients(*latency, seconds)).join());
+        run.expect("no panic");
     }
 }
 
-fn beside_twelve_clients(latency: Duration, seconds: Option<f64>, cores: &[usize]) {
+fn beside_twelve_clients(latency: Duration, seconds: Option<f64>) {
     let run = Duration::from_secs_f64(seconds.unwrap_or(0.3));
+    let cores = core_ids();
     let pin = |core: Option<&usize>| {
         if let (Some(_), Some(core)) = (seconds, core) {
             pin_to_core(*core).expect("pinned");
@@ -97,7 +98,7 @@ fn beside_twelve_clients(latency: Duration, seconds: Option<f64>, cores: &[usize
     let ctrlr = rig.ctrlr.clone();
     std::thread::scope(|scope| {
         let (may_begin, begin) = std::sync::mpsc::channel::<()>();
-        let (kernel, stop, answered, pin) = (&kernel, &stop, &answered, &pin);
+        let (kernel, stop, answered, cores, pin) = (&kernel, &stop, &answered, &cores, &pin);
         let clients = scope.spawn(move || {
             // Threads start on the cores of whoever starts them.
             pin(cores.first());
