@@ -43,6 +43,18 @@ fn a_command_arrives_whole_and_its_completion_too() {
 }
 
 #[test]
+fn a_command_gets_its_own_identifier_whatever_it_brought_along() {
+    let (mut pair, mut device, _dma) = setup(4, 4);
+    for brought in [0, 1, 0x8001, 0xffff] {
+        let cid = pair.submit(Command { cid: brought, ..tagged(1) }, None, 1).expect("room");
+        pair.commit();
+        assert_eq!(device.fetch(), Some(Command { cid, ..tagged(1) }));
+        device.complete(cid);
+        assert_eq!(drain(&mut pair), [1]);
+    }
+}
+
+#[test]
 fn queues_wrap_and_phases_flip_at_every_size() {
     for (sq, cq) in [(2, 2), (2, 3), (3, 7), (5, 5), (16, 31)] {
         let (mut pair, mut device, _dma) = setup(sq, cq);
