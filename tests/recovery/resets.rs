@@ -4,7 +4,7 @@ use crate::world::{TICK, World, config, ms, timeouts};
 use slipring::ctrlr::{
     ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Queued, Reply, ResetError, Timeouts,
 };
-use slipring::emulated::Config;
+use slipring::emulated::{Config, EmulatedTransport};
 use slipring::poller::{PollError, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, Aborted, Outcome};
 use slipring::spec::registers::{CC, CSTS, Cc, Csts};
@@ -148,20 +148,31 @@ fn a_pause_in_a_reset_or_a_detach_is_not_the_devices_fault() {
     }
 }
 
+/// CC, and whether the controller is ready.
+fn configuration(transport: &EmulatedTransport) -> (Cc, bool) {
+    (Cc::from_bits(transport.read_u32(CC)), Csts::from_bits(transport.read_u32(CSTS)).rdy())
+}
+
+/// A controller in a reset, which is enabled again and takes 50 ms to be ready.
+fn coming_up() -> World {
+    let slow = Config { ready_delay: ms(50), ..config("") };
+    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    let _ = world.ctrlr.reset().expect("asked");
+    let is_coming_up = |world: &mut World| matches!(configuration(&world.transport), (cc, false) if cc.en());
+    world.run("enabled again, and not ready", is_coming_up);
+    world
+}
+
 /// A controller that comes up would not hear of its shutdown: a detach in the midst of that waits until it is ready.
 #[test]
 fn a_controller_that_comes_up_is_told_of_its_shutdown_when_it_is_ready() {
-    let slow = Config { ready_delay: ms(50), ..config("") };
-    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    let mut world = coming_up();
     let transport = Arc::clone(&world.transport);
-    let look = || (Cc::from_bits(transport.read_u32(CC)), Csts::from_bits(transport.read_u32(CSTS)).rdy());
-    let _ = world.ctrlr.reset().expect("asked");
-    world.run("enabled again, and not ready", |_| matches!(look(), (cc, false) if cc.en()));
     drop(world.poller);
     let mut detach = world.ctrlr.begin_detach(Duration::from_secs(8)).expect("begins");
     let (mut was_ready, mut was_told) = (false, false);
     while !detach.step(world.now) {
-        let (cc, is_ready) = look();
+        let (cc, is_ready) = configuration(&transport);
         was_ready |= is_ready;
         was_told |= cc.shn() != 0;
         assert!(was_ready || !was_told && cc.en(), "it is left alone until it is ready");
@@ -175,17 +186,13 @@ fn a_controller_that_comes_up_is_told_of_its_shutdown_when_it_is_ready() {
 /// There is no time for a goodbye: but CC.EN is not cleared before the controller is ready all the same.
 #[test]
 fn a_controller_that_comes_up_is_not_disabled_before_it_is_ready() {
-    let slow = Config { ready_delay: ms(50), ..config("") };
-    let mut world = World::with(slow, timeouts(), EventAnswer::Proceed);
+    let mut world = coming_up();
     let transport = Arc::clone(&world.transport);
-    let look = || (Cc::from_bits(transport.read_u32(CC)), Csts::from_bits(transport.read_u32(CSTS)).rdy());
-    let _ = world.ctrlr.reset().expect("asked");
-    world.run("enabled again, and not ready", |_| matches!(look(), (cc, false) if cc.en()));
     drop(world.poller);
     let mut detach = world.ctrlr.begin_detach(ms(10)).expect("begins");
     let mut was_ready = false;
     while !detach.step(world.now) {
-        let (cc, is_ready) = look();
+        let (cc, is_ready) = configuration(&transport);
         was_ready |= is_ready;
         assert!(was_ready || cc.en());
         world.now += TICK;
