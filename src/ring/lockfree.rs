@@ -7,6 +7,7 @@ use super::place::Taken;
 use super::published::{Publisher, Reader, published};
 use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme};
 use crate::sync::{Arc, AtomicU64, Protection, protected};
+use std::sync::Arc as Shared;
 
 /// Publication by arc-swap, retirement by epoch. The default.
 #[derive(Clone, Copy, Debug)]
@@ -37,8 +38,8 @@ pub struct LockFreeReceiver<M> {
     lookout: Lookout,
     reader: Reader<Ring<M>>,
     attention: Arc<Attention>,
-    /// Where it looks when there is no ring.
-    zero: Box<AtomicU64>,
+    /// Where it looks when there is no ring. Counted, and no box, which claims its word for itself whenever it is moved.
+    zero: Shared<AtomicU64>,
 }
 
 impl<M: Send + 'static> LockFreeReceiver<M> {
@@ -79,7 +80,7 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         let (publisher, reader) = published();
         // While the reader is offline the bit is raised, so that its next poll takes the cold path, where it goes online.
         attention.raise(Attention::PUBLISHED);
-        let zero = Box::new(AtomicU64::new(0));
+        let zero = Shared::new(AtomicU64::new(0));
         let lookout = Lookout::nowhere(&zero);
         let receiver = LockFreeReceiver { lookout, reader, attention: Arc::clone(attention), zero };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
