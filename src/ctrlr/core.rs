@@ -1,7 +1,7 @@
 //! The core: everything of a controller that one thread at a time may touch. Completes commands, and drives what is in progress.
 //!
-//! It lies in the [`super::seat`] or belongs to the poller that sits there. Messages ([`super::execute`]), bring-up, take-down, rescan, events and queue pair requests are steps that
-//! it is driven through, each in its own file; nothing here waits.
+//! It lies in the [`super::seat`] or belongs to the poller that sits there. Messages ([`super::execute`]), bring-up, take-down, rescan, events and
+//! queue pair requests are steps that it is driven through, each in its own file; nothing here waits.
 #![forbid(unsafe_code)]
 
 use super::bring_up::BringUp;
