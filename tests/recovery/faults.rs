@@ -4,8 +4,6 @@ use crate::world::{World, attach, config, ms, timeouts};
 use slipring::ctrlr::{AttachError, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, OnEvent};
 use slipring::poller::QpairError;
 use slipring::ring::{AbortReason, Aborted, Outcome};
-use slipring::spec::command::Command;
-use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -85,13 +83,8 @@ fn answers_that_cannot_be_fail_the_controller_at_once() {
 fn answers_to_messages_that_cannot_be_fail_the_controller_at_once() {
     for fault in ["wrong-cid opcode=read nth=1", "wrong-cid queue=admin opcode=get-log-page nth=1"] {
         let mut world = World::new(fault, timeouts());
-        let ticket = if fault.contains("admin") {
-            let data = Some(Box::new(world.ctrlr.allocate(512).expect("memory").into()));
-            let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
-            world.poller.send(Message::Admin { command, data }).expect("running")
-        } else {
-            world.send_read(0)
-        };
+        let message = if fault.contains("admin") { world.log_message() } else { world.read_message(0) };
+        let ticket = world.poller.send(message).expect("running");
         let (outcome, took) = world.outcome(ticket);
         let Outcome::Aborted(aborted) = outcome else { panic!("{fault}: {outcome:?}") };
         assert_eq!(aborted, Aborted::maybe_executed(AbortReason::Failed), "{fault}");

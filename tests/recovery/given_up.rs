@@ -1,11 +1,9 @@
 //! Retries that end: each kind of command has its own time, and a reset waits for none.
 
 use crate::world::{TICK, World, config, is_status, ms, timeouts};
-use slipring::ctrlr::{CtrlrOptions, Message, TimeoutAction, Timeouts};
+use slipring::ctrlr::{CtrlrOptions, EventAnswer, TimeoutAction, Timeouts};
 use slipring::emulated::Config;
 use slipring::ring::{AbortReason, Outcome};
-use slipring::spec::command::Command;
-use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 
 /// A controller that asks for 100 ms between two tries, of which there are as many as the time allows.
@@ -13,7 +11,7 @@ fn world(faults: &str, io_ms: u64, admin_ms: u64) -> World {
     let action = TimeoutAction::Report;
     let timeouts = Timeouts { io: ms(io_ms), admin: ms(admin_ms), action, ..timeouts() };
     let options = CtrlrOptions { retries: 20, timeouts, ..CtrlrOptions::default() };
-    World::of(Config { crdt: [1, 0, 0], ..config(faults) }, options, slipring::ctrlr::EventAnswer::Proceed)
+    World::of(Config { crdt: [1, 0, 0], ..config(faults) }, options, EventAnswer::Proceed)
 }
 
 #[test]
@@ -23,9 +21,7 @@ fn each_kind_of_command_is_tried_for_its_own_time() {
     for (io_ms, admin_ms) in [(250, 450), (450, 250)] {
         let mut world = world(faults, io_ms, admin_ms);
         let read = world.send_read(3);
-        let data = world.ctrlr.allocate(512).expect("memory");
-        let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
-        let log = Message::Admin { command, data: Some(Box::new(data.into())) };
+        let log = world.log_message();
         let log = world.poller.send(log).expect("running");
         for ticket in [read, log] {
             let (outcome, _) = world.outcome(ticket);

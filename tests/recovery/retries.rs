@@ -9,7 +9,6 @@ use slipring::emulated::Config;
 use slipring::poller::{QueuePair, SubmitError, SubmitReason};
 use slipring::ring::{AbortReason, Aborted, Mailbox, Outcome};
 use slipring::spec::command::Command;
-use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::time::Duration;
 
@@ -76,12 +75,7 @@ fn a_try_without_a_delay_begins_at_once() {
     for queue in ["queue=io opcode=read", "queue=admin opcode=get-log-page"] {
         let mut world = world(&format!("status=namespace-not-ready {queue} nth=1..5"), 5);
         world.pass(ms(5));
-        let data = Some(Box::new(world.ctrlr.allocate(512).expect("memory").into()));
-        let message = if queue.contains("admin") {
-            Message::Admin { command: Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true), data }
-        } else {
-            Message::Io { command: Command::read(1, 3, 1), data }
-        };
+        let message = if queue.contains("admin") { world.log_message() } else { world.read_message(3) };
         let ticket = world.poller.send(message).expect("running");
         for _ in 0..100 {
             world.device.step_at(world.now);
@@ -384,7 +378,7 @@ fn a_message_that_waits_can_be_aborted() {
         let mut world = world(WAITS, 9);
         let mut mailbox: Mailbox<Reply> = Mailbox::new(4);
         let producer = world.ctrlr.register("sender").expect("registered");
-        producer.send_to(&mut mailbox, 7, read_message(&world)).expect("sent");
+        producer.send_to(&mut mailbox, 7, world.read_message(0)).expect("sent");
         world.run("waits", |world| world.transport.faults_met()[0] == 1);
         world.pass(ms(10));
         let (mailbox_id, token) = (mailbox.id(), 7);
@@ -414,7 +408,7 @@ fn what_its_sender_calls_late_is_not_sent_again() {
     let mut world = world(faults, 3);
     let mut mailbox: Mailbox<Reply> = Mailbox::new(4);
     let producer = world.ctrlr.register("impatient").expect("registered");
-    producer.send_to(&mut mailbox, 7, read_message(&world)).expect("sent");
+    producer.send_to(&mut mailbox, 7, world.read_message(0)).expect("sent");
     world.pass(ms(10));
     let late = Message::TimedOut { mailbox: mailbox.id(), token: 7 };
     let ticket = world.poller.send(late).expect("running");
@@ -454,11 +448,6 @@ fn a_try_that_finds_no_room_is_given_up_in_time() {
     world.finish();
 }
 
-fn read_message(world: &World) -> Message {
-    let data = world.ctrlr.allocate(512).expect("memory");
-    Message::Io { command: Command::read(1, 0, 1), data: Some(Box::new(data.into())) }
-}
-
 /// Nor what is to be aborted, though the device would not.
 #[test]
 fn what_is_to_be_aborted_is_not_sent_again() {
@@ -470,13 +459,7 @@ fn what_is_to_be_aborted_is_not_sent_again() {
         let mut world = world(&faults, 3);
         let mut mailbox: Mailbox<Reply> = Mailbox::new(4);
         let producer = world.ctrlr.register("undecided").expect("registered");
-        let message = if queue == "1" {
-            read_message(&world)
-        } else {
-            let data = world.ctrlr.allocate(512).expect("memory");
-            let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
-            Message::Admin { command, data: Some(Box::new(data.into())) }
-        };
+        let message = if queue == "1" { world.read_message(0) } else { world.log_message() };
         producer.send_to(&mut mailbox, 7, message).expect("sent");
         world.pass(ms(10));
         let ticket = world.poller.send(Message::Abort { mailbox: mailbox.id(), token: 7 }).expect("running");

@@ -7,6 +7,7 @@ use slipring::emulated::{self, Backing, Config, Device, EmulatedTransport, Names
 use slipring::poller::{IoCompletion, PollError, Poller, QpairOptions, QueuePair};
 use slipring::ring::{LockFree, Outcome, Ticket};
 use slipring::spec::command::Command;
+use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -142,9 +143,21 @@ impl World {
         (back, took)
     }
 
-    pub fn send_read(&mut self, lba: u64) -> Ticket<Reply> {
+    /// A message that reads one block.
+    pub fn read_message(&self, lba: u64) -> Message {
         let data = self.ctrlr.allocate(512).expect("memory");
-        let message = Message::Io { command: Command::read(1, lba, 1), data: Some(Box::new(data.into())) };
+        Message::Io { command: Command::read(1, lba, 1), data: Some(Box::new(data.into())) }
+    }
+
+    /// A message that reads the SMART log.
+    pub fn log_message(&self) -> Message {
+        let data = self.ctrlr.allocate(512).expect("memory");
+        let command = Command::get_log_page(LogId::SMART, u32::MAX, 512, 0, true);
+        Message::Admin { command, data: Some(Box::new(data.into())) }
+    }
+
+    pub fn send_read(&mut self, lba: u64) -> Ticket<Reply> {
+        let message = self.read_message(lba);
         self.poller.send(message).expect("running")
     }
 
