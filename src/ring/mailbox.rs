@@ -4,6 +4,9 @@
 //! one *credit* along, a counted reference to that ring, which returns with the outcome: so an outcome always finds a free slot, no reference
 //! count is touched on the way, and the ring lives until the last outcome is in. When the mailbox is dropped first, its ring is closed,
 //! and later outcomes are dropped where they arise.
+//!
+//! A credit is a reference in the message, and a number at home: whoever takes a reply out of the ring knows which one that is. So what delivers forgets the reference
+//! ([`Arc::into_raw`]), and what sends again makes it anew ([`Arc::from_raw`]); between them the reply in the ring stands for it.
 
 use super::mpsc::{PushError, Ring};
 use super::outcome::{Outcome, Responder};
@@ -11,28 +14,29 @@ use crate::sync::{Arc, Protection, protected, yield_now};
 use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
 
-/// An outcome on its way back, with the credit that it travels on.
+/// An outcome on its way back. In the ring it stands for the credit that its message took along.
 pub(crate) struct Reply<R> {
     token: u64,
     outcome: Outcome<R>,
-    credit: Arc<Ring<Reply<R>>>,
 }
 
+/// The right to a slot of a mailbox, and what keeps its ring.
+pub(super) type Credit<R> = Arc<Ring<Reply<R>>>;
+
 impl<R> Reply<R> {
-    pub(super) fn deliver(credit: Arc<Ring<Self>>, token: u64, outcome: Outcome<R>) {
-        let ring = Arc::as_ptr(&credit);
-        let mut reply = ManuallyDrop::new(Self { token, outcome, credit });
+    pub(super) fn deliver(credit: Credit<R>, token: u64, outcome: Outcome<R>) {
+        let mut reply = ManuallyDrop::new(Self { token, outcome });
         // SAFETY: a reply, which is not used as one any more, and whose credit is of this ring.
-        unsafe { Self::deliver_all(ring, &raw mut *reply, 1) };
+        unsafe { Self::deliver_all(Arc::into_raw(credit), &raw mut *reply, 1) };
     }
 
-    /// Delivers, or drops, the `count` replies at `replies`.
+    /// Delivers, or drops, the `count` replies at `replies`, with their credits.
     ///
     /// # Safety
-    /// `replies` are valid, the caller's no more, and their credits are of `ring`.
+    /// `replies` are valid, and the caller's no more; as many references to `ring`, as [`Arc::into_raw`] gave them, were the caller's and are so no more.
     #[inline]
     unsafe fn deliver_all(ring: *const Ring<Self>, replies: *mut Self, count: usize) {
-        // SAFETY: each reply holds a reference to the ring that it is pushed to, and so keeps it valid as long as it exists.
+        // SAFETY: each reply that is not handed over yet has its reference to the ring, which so is valid.
         let (taken, pushed) = unsafe { Ring::push_owners(ring, replies, count) };
         // There are as many slots as credits.
         debug_assert!(
@@ -43,18 +47,24 @@ impl<R> Reply<R> {
             // SAFETY: within what the caller vouched for.
             let unwanted = unsafe { replies.add(taken) };
             // SAFETY: as above, and not taken.
-            unsafe { Self::drop_unwanted(unwanted, count - taken) };
+            unsafe { Self::drop_unwanted(ring, unwanted, count - taken) };
         }
     }
 
-    /// The mailbox was dropped: nobody wants these outcomes.
+    /// The mailbox was dropped: nobody wants these outcomes, nor their credits.
     ///
     /// # Safety
-    /// As for `drop_in_place` of a slice.
+    /// As for [`Reply::deliver_all`].
     #[cold]
-    unsafe fn drop_unwanted(replies: *mut Self, count: usize) {
-        // SAFETY: as the caller vouches.
-        unsafe { std::ptr::slice_from_raw_parts_mut(replies, count).drop_in_place() };
+    unsafe fn drop_unwanted(ring: *const Ring<Self>, replies: *mut Self, count: usize) {
+        for index in 0..count {
+            // SAFETY: as the caller vouches, once for each.
+            drop(unsafe { Arc::from_raw(ring) });
+            // SAFETY: one of them.
+            let reply = unsafe { replies.add(index) };
+            // SAFETY: as above, and each once.
+            unsafe { reply.drop_in_place() };
+        }
     }
 }
 
@@ -67,13 +77,13 @@ pub(crate) struct Outbox<R> {
     /// For one mailbox; the first `len` are there. An array and no vector: each is written where it stays, and no call in between has it made elsewhere.
     replies: [MaybeUninit<Reply<R>>; OUTBOX],
     len: usize,
-    /// The mailbox's ring, while there are any.
+    /// The mailbox's ring, while there are any: a reference for each of them.
     ring: *const Ring<Reply<R>>,
     /// Whether anything was delivered that somebody may sleep for.
     has_sleepers: bool,
 }
 
-// SAFETY: what it holds goes to whoever receives from the mailbox, on any thread; the pointer is that of the replies' own credits.
+// SAFETY: what it holds goes to whoever receives from the mailbox, on any thread; the pointer stands for as many references as there are replies.
 unsafe impl<R: Send> Send for Outbox<R> {}
 
 impl<R> Outbox<R> {
@@ -85,21 +95,20 @@ impl<R> Outbox<R> {
     /// Delivers `outcome` now, or, if it is for a mailbox, with the next flush at the latest.
     #[inline(always)]
     pub(crate) fn deliver(&mut self, responder: Responder<R>, outcome: Outcome<R>) {
-        match responder.into_mailbox() {
-            Ok((credit, token)) => {
-                let ring = Arc::as_ptr(&credit);
-                if self.len == OUTBOX || self.ring != ring {
-                    self.flush();
-                    self.ring = ring;
-                }
-                credit.foresee_claim(self.len);
-                // SAFETY: below `OUTBOX`, by the flush above.
-                let place = unsafe { self.replies.get_unchecked_mut(self.len) };
-                place.write(Reply { token, outcome, credit });
-                self.len += 1;
-            }
-            Err(responder) => self.deliver_past(responder, outcome),
+        let (credit, token) = match responder.into_mailbox() {
+            Ok(address) => address,
+            Err(responder) => return self.deliver_past(responder, outcome),
+        };
+        if self.len == OUTBOX || self.ring != Arc::as_ptr(&credit) {
+            self.flush();
+            self.ring = Arc::as_ptr(&credit);
         }
+        // SAFETY: below `OUTBOX`, by the flush above.
+        let place = unsafe { self.replies.get_unchecked_mut(self.len) };
+        place.write(Reply { token, outcome });
+        self.len += 1;
+        // It goes with the reply.
+        std::mem::forget(credit);
     }
 
     #[inline(never)]
@@ -123,7 +132,7 @@ impl<R> Outbox<R> {
     pub(crate) fn flush(&mut self) {
         let count = std::mem::take(&mut self.len);
         if count > 0 {
-            // SAFETY: the first `count` were written, are no more the outbox's, and are for this mailbox.
+            // SAFETY: the first `count` were written, are no more the outbox's, and are for this mailbox, whose reference was forgotten with each.
             unsafe { Reply::deliver_all(self.ring, self.replies.as_mut_ptr().cast(), count) };
         }
     }
@@ -143,13 +152,19 @@ impl<R> fmt::Debug for Outbox<R> {
 
 /// Names a mailbox. As long as a message of it is in flight, no other mailbox has the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MailboxId(pub(super) usize);
+pub struct MailboxId(usize);
+
+impl MailboxId {
+    pub(super) fn of<R>(credit: &Credit<R>) -> Self {
+        Self(Arc::as_ptr(credit).addr())
+    }
+}
 
 /// A window of messages in flight and their outcomes. One owner; may move between threads.
 pub struct Mailbox<R> {
-    ring: Arc<Ring<Reply<R>>>,
-    /// The credits at home: `window` of them less what is in flight.
-    credits: Vec<Arc<Ring<Reply<R>>>>,
+    ring: Credit<R>,
+    /// The credits at home, each a reference to the ring that nobody has: `window` of them less what is in flight.
+    credits: usize,
     window: usize,
 }
 
@@ -161,13 +176,13 @@ impl<R> Mailbox<R> {
     pub fn new(window: usize) -> Self {
         assert!(window > 0, "a mailbox needs a window of 1 or more messages");
         let ring = Arc::new(Ring::new(window.next_power_of_two().max(2)));
-        let credits = (0..window).map(|_| Arc::clone(&ring)).collect();
-        Self { ring, credits, window }
+        (0..window).for_each(|_| std::mem::forget(Arc::clone(&ring)));
+        Self { ring, credits: window, window }
     }
 
     /// What tells this mailbox from every other one, for those who are asked about messages of it.
     pub fn id(&self) -> MailboxId {
-        MailboxId(Arc::as_ptr(&self.ring).addr())
+        MailboxId::of(&self.ring)
     }
 
     /// How many messages may be in flight at a time.
@@ -177,7 +192,7 @@ impl<R> Mailbox<R> {
 
     /// How many outcomes are still to come or to be received.
     pub fn in_flight(&self) -> usize {
-        self.window - self.credits.len()
+        self.window - self.credits
     }
 
     /// Gives each outcome that has arrived, with its message's token, to `each`; returns how many. Never waits.
@@ -187,7 +202,7 @@ impl<R> Mailbox<R> {
         unsafe {
             ring.consume(usize::MAX, |reply| {
                 let reply = reply.take();
-                credits.push(reply.credit);
+                *credits += 1;
                 each(reply.token, reply.outcome);
             })
         }
@@ -196,12 +211,22 @@ impl<R> Mailbox<R> {
     /// A responder for one more message, or `None` when the window is used up.
     #[inline]
     pub(crate) fn responder(&mut self, token: u64) -> Option<Responder<R>> {
-        self.credits.pop().map(|credit| Responder::to_mailbox(credit, token))
+        self.credit().map(|credit| Responder::to_mailbox(credit, token))
     }
 
     /// Takes back the credit of a message that was not accepted.
     pub(crate) fn take_back(&mut self, responder: Responder<R>) {
-        self.credits.extend(responder.disarm());
+        if let Some(credit) = responder.disarm() {
+            std::mem::forget(credit);
+            self.credits += 1;
+        }
+    }
+
+    #[inline]
+    fn credit(&mut self) -> Option<Credit<R>> {
+        self.credits = self.credits.checked_sub(1)?;
+        // SAFETY: a reference that was forgotten when it came home, or was made, and that nobody else makes anew: it is not at home any more.
+        Some(unsafe { Arc::from_raw(Arc::as_ptr(&self.ring)) })
     }
 }
 
@@ -214,6 +239,9 @@ impl<R> Drop for Mailbox<R> {
         while !self.ring.is_empty() && protected(Protection::MailboxWait) {
             yield_now();
             self.receive(|_, _| {});
+        }
+        while let Some(credit) = self.credit() {
+            drop(credit);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here knows what a message is, who may consume, or how the ring is published.
 //!
 //! # The protocol
-//! A producer claims position `p` by moving `tail` from `p` to `p + 1`, writes slot `p & mask` and stores
+//! A producer claims position `p` by moving `tail` from `p` to `p + 1`, writes slot `p % capacity` and stores
 //! `p + 1` into the slot's sequence. The consumer takes position `p` when it reads `p + 1` there, and gives the slot
 //! back by moving `head` on. A producer that is preempted between claim and store holds back
 //! the messages behind it; the consumer sees "nothing yet" and goes on with its life.
@@ -47,7 +47,7 @@ pub enum PushError<T> {
 }
 
 /// How many slots ahead of its claim a producer asks for the next ones, which lie in the consumer's cache: as long as the way takes.
-const WRITE_AHEAD: u64 = 16;
+const WRITE_AHEAD: u64 = 8;
 
 /// How many slots a consumer looks at before it takes the first of them.
 const READ_AHEAD: usize = 8;
@@ -60,12 +60,27 @@ struct Slot<T> {
 }
 
 impl<T> Slot<T> {
-    /// Has `write` put the value of `position` into the slot, and hands it to the consumer by a store that is the last access to the slot.
+    /// The slot of `position`, of a ring's `slots`: loops have these in registers, as no compiler knows that a ring's slots stay where they are.
+    #[inline(always)]
+    fn of(slots: &[Self], position: u64) -> &Self {
+        // SAFETY: below the length, which is a power of two.
+        unsafe { slots.get_unchecked(position as usize & (slots.len() - 1)) }
+    }
+
+    /// Has `write` put the value of `position` into its slot, of a ring's `slots`, and hands it to the consumer by a store that is the last access to them.
     ///
     /// # Safety
-    /// `slot` is valid until that store, and `position` was claimed by the caller.
+    /// `slots` are valid until that store, and `position` was claimed by the caller.
     #[inline(always)]
-    unsafe fn fill(slot: *const Self, position: u64, write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>) {
+    unsafe fn fill(
+        slots: *const [Self],
+        position: u64,
+        write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>,
+    ) {
+        // SAFETY: valid; the reference ends with the statement.
+        prefetch_to_write(Self::of(unsafe { &*slots }, position + WRITE_AHEAD).first_line());
+        // SAFETY: as above.
+        let slot: *const Self = Self::of(unsafe { &*slots }, position);
         // SAFETY: valid; a reference to the cell alone, which others may free once the store below is done.
         let cell = unsafe { &(*slot).value };
         cell.with_mut(|cell| {
@@ -77,6 +92,29 @@ impl<T> Slot<T> {
         let sequence = unsafe { &(*slot).sequence };
         // Release: pairs with the Acquire in `consume`, which reads the value.
         sequence.store(position + 1, ordering(Ordering::Release, Protection::SlotRelease));
+    }
+
+    /// What to ask for ahead of time. A slot's second line holds the commands of messages that have one, which are too few to ask for it each time, and
+    /// while nobody writes it, reading it costs nothing.
+    #[inline(always)]
+    fn first_line(&self) -> *const u8 {
+        std::ptr::from_ref(self).cast()
+    }
+
+    /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not
+    /// each when the one before it has been dealt with.
+    #[inline(always)]
+    fn ready(slots: &[Self], head: u64, max: usize) -> usize {
+        let mut count = 0;
+        while count < max {
+            let position = head + count as u64;
+            // Acquire: pairs with the Release in `fill`, for who reads the value.
+            if Self::of(slots, position).sequence.load(Ordering::Acquire) != position + 1 {
+                break;
+            }
+            count += 1;
+        }
+        count
     }
 }
 
@@ -104,7 +142,6 @@ pub struct Ring<T> {
     /// The consumer's: the next position to take. Atomic only so that whoever inherits the role finds it.
     head: CachePadded<AtomicU64>,
     slots: Box<[Slot<T>]>,
-    mask: u64,
 }
 
 /// What producers share among themselves.
@@ -135,12 +172,7 @@ impl<T> Ring<T> {
         let empty = || Slot { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
         let slots = (0..capacity).map(|_| empty()).collect();
         let claims = Claims { tail: AtomicU64::new(0), free_until: AtomicU64::new(capacity as u64) };
-        Self {
-            claims: CachePadded::new(claims),
-            head: CachePadded::new(AtomicU64::new(0)),
-            slots,
-            mask: capacity as u64 - 1,
-        }
+        Self { claims: CachePadded::new(claims), head: CachePadded::new(AtomicU64::new(0)), slots }
     }
 
     /// How many messages fit.
@@ -163,9 +195,7 @@ impl<T> Ring<T> {
 
     #[inline]
     fn slot(&self, position: u64) -> &Slot<T> {
-        let index = (position & self.mask) as usize;
-        // SAFETY: `mask` is `slots.len() - 1` with a power-of-two length, so `index < slots.len()`.
-        unsafe { self.slots.get_unchecked(index) }
+        Slot::of(&self.slots, position)
     }
 
     /// Appends `value`. Never waits: a full ring or a closed one gives it back.
@@ -272,28 +302,12 @@ impl<T> Ring<T> {
         free_until
     }
 
-    /// Asks for the slot of the claim after the next `ahead` ones, as far as can be foreseen.
-    #[inline]
-    pub(super) fn foresee_claim(&self, ahead: usize) {
-        // Relaxed: a hint.
-        let tail = self.claims.tail.load(Ordering::Relaxed) & !CLOSED;
-        self.prefetch_to_fill(tail + ahead as u64);
-    }
-
-    /// The first line only: a slot's second one holds the commands of messages that have one, which are too few to ask for it each time, and
-    /// while nobody writes it, reading it costs nothing.
-    #[inline]
-    fn prefetch_to_fill(&self, position: u64) {
-        let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
-        prefetch_to_write(slot);
-    }
-
-    /// Appends the `count` values at `values`, which keep the ring alive, many with one claim, for a caller without another reference to it. Returns how
+    /// Appends the `count` values at `values`, each of which stands for a reference to the ring, many with one claim, for a caller without another one. Returns how
     /// many it took, from the front; the others stay where they are.
     ///
     /// # Safety
     /// `values` is valid for `count` reads, and what was taken is the caller's no more. `ring` is valid, and stays so while any of the values (which the
-    /// consumer may take, and drop, before this returns) is in the ring or at `values`.
+    /// consumer may take, with their references, before this returns) is in the ring or at `values`.
     #[inline]
     pub(super) unsafe fn push_owners(
         ring: *const Self,
@@ -309,16 +323,16 @@ impl<T> Ring<T> {
                 Err(ClaimError::Full) => return (taken, Err(PushError::Full(()))),
                 Err(ClaimError::Closed) => return (taken, Err(PushError::Closed(()))),
             };
+            // SAFETY: as above. Raw, as the slots may be freed with the last value that is handed over.
+            let slots: *const [Slot<T>] = unsafe { &raw const *(*ring).slots };
             // As in `push_with`, from the last to the first.
             for index in (0..claimed).rev() {
-                // SAFETY: this value is not handed over yet; the reference ends before it is.
-                let slot: *const Slot<T> = unsafe { &*ring }.slot(first + index as u64);
                 // SAFETY: no more were claimed than there are left.
                 let value = unsafe { values.add(taken + index) };
                 // SAFETY: each value is read once.
                 let write = unsafe { moved_from(value) };
-                // SAFETY: claimed by us. Its last access is the store that hands the value over.
-                unsafe { Slot::fill(slot, first + index as u64, write) };
+                // SAFETY: claimed by us, and this value is not handed over yet.
+                unsafe { Slot::fill(slots, first + index as u64, write) };
             }
             taken += claimed;
         }
@@ -328,9 +342,8 @@ impl<T> Ring<T> {
     /// Has a claimed slot written, and hands it to the consumer.
     #[inline(always)]
     fn fill(&self, position: u64, write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>) {
-        self.prefetch_to_fill(position + WRITE_AHEAD);
         // SAFETY: `position` was claimed by this thread, in a ring that `self` keeps alive.
-        unsafe { Slot::fill(self.slot(position), position, write) };
+        unsafe { Slot::fill(&raw const *self.slots, position, write) };
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
@@ -362,19 +375,22 @@ impl<T> Ring<T> {
     pub unsafe fn consume(&self, max: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
         // Relaxed: the consumer's own word; a new consumer sees it by the happens-before that the caller vouches for.
         let mut head = self.head.load(Ordering::Relaxed);
+        let slots = &*self.slots;
         let mut taken = 0;
         while taken < max {
-            let ready = self.ready(head, (max - taken).min(READ_AHEAD));
+            let ready = Slot::ready(slots, head, (max - taken).min(READ_AHEAD));
             if ready == 0 {
                 break;
             }
             if ready == READ_AHEAD {
                 // There is a backlog: the next ones are on their way while these are dealt with. Without one, asking for slots that are
                 // about to be written would only take them away from their writers.
-                (0..READ_AHEAD).for_each(|ahead| self.prefetch_slot(head + (READ_AHEAD + ahead) as u64));
+                let next = head + READ_AHEAD as u64;
+                (next..next + READ_AHEAD as u64)
+                    .for_each(|position| prefetch(Slot::of(slots, position).first_line()));
             }
             for _ in 0..ready {
-                let slot = self.slot(head);
+                let slot = Slot::of(slots, head);
                 head += 1;
                 let _returned = Return { head: &self.head, next: head };
                 slot.value.with_mut(|cell| {
@@ -386,27 +402,6 @@ impl<T> Ring<T> {
             taken += ready;
         }
         taken
-    }
-
-    #[inline]
-    fn prefetch_slot(&self, position: u64) {
-        let slot = std::ptr::from_ref(self.slot(position)).cast::<u8>();
-        prefetch(slot);
-    }
-
-    /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not
-    /// each when the one before it has been dealt with.
-    #[inline]
-    fn ready(&self, head: u64, max: usize) -> usize {
-        let mut count = 0;
-        while count < max {
-            // Acquire: pairs with the Release in `fill`, for who reads the value.
-            if self.slot(head + count as u64).sequence.load(Ordering::Acquire) != head + count as u64 + 1 {
-                break;
-            }
-            count += 1;
-        }
-        count
     }
 
     /// Closes the ring: from now on every push is refused. What was claimed before stays to be consumed. Idempotent.

@@ -3,8 +3,7 @@
 //! How a sender waits for its outcome is in [`super::ticket`] and [`super::mailbox`].
 
 use super::inside::{InsidePoll, contain_panic};
-use super::mailbox::{MailboxId, Reply};
-use super::mpsc::Ring;
+use super::mailbox::{Credit, MailboxId, Reply};
 use super::place::Taken;
 use super::ticket::Cell;
 use crate::sync::Arc;
@@ -82,9 +81,6 @@ pub enum AbortReason {
     Dropped,
 }
 
-/// The right to a slot of a mailbox.
-type Credit<R> = Arc<Ring<Reply<R>>>;
-
 /// Where an outcome goes. Small and allocation-free to move, since it travels in the ring's slot.
 enum Target<R> {
     Cell(Arc<Cell<R>>),
@@ -106,7 +102,7 @@ impl<R> Responder<R> {
         Self(Some(Target::Callback(callback)))
     }
 
-    pub(super) fn to_mailbox(mailbox: Arc<Ring<Reply<R>>>, token: u64) -> Self {
+    pub(super) fn to_mailbox(mailbox: Credit<R>, token: u64) -> Self {
         Self(Some(Target::Mailbox { mailbox, token }))
     }
 
@@ -120,24 +116,21 @@ impl<R> Responder<R> {
     /// The mailbox that it answers to, with the duty; or the responder again if it answers elsewhere.
     #[inline(always)]
     pub(super) fn into_mailbox(self) -> Result<(Credit<R>, u64), Self> {
-        if !matches!(self.0, Some(Target::Mailbox { .. })) {
-            return Err(self);
-        }
-        let mut this = ManuallyDrop::new(self);
-        match this.0.take() {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once, and not dropped where it is.
+        match unsafe { std::ptr::read(&raw const this.0) } {
             Some(Target::Mailbox { mailbox, token }) => Ok((mailbox, token)),
-            // Looked at above.
-            _ => unreachable!("it answers to a mailbox"),
+            elsewhere => Err(Self(elsewhere)),
         }
     }
 
     /// Whether it answers to this mailbox, under this token.
     pub(crate) fn is_of(&self, id: MailboxId, wanted: u64) -> bool {
-        matches!(&self.0, Some(Target::Mailbox { mailbox, token }) if *token == wanted && MailboxId(Arc::as_ptr(mailbox).addr()) == id)
+        matches!(&self.0, Some(Target::Mailbox { mailbox, token }) if *token == wanted && MailboxId::of(mailbox) == id)
     }
 
     /// Disarms the responder of a message that was never accepted, without an answer; a mailbox gets its credit back.
-    pub(crate) fn disarm(mut self) -> Option<Arc<Ring<Reply<R>>>> {
+    pub(crate) fn disarm(mut self) -> Option<Credit<R>> {
         match self.0.take() {
             Some(Target::Mailbox { mailbox, .. }) => Some(mailbox),
             Some(Target::Cell(_) | Target::Callback(_)) | None => None,

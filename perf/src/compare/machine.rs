@@ -1,12 +1,11 @@
-//! The machine under the comparison: which cores, how busy they are, what it takes from a thread, and the price of a cache line between two cores.
+//! The machine under the comparison: which cores, how busy they are, and what it takes from a thread.
 #![forbid(unsafe_code)]
 
+use super::raw::Raw;
 use crate::error::Error;
-use crate::latency::Histogram;
 use slipring::poller::{core_ids, pin_to_core};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Where the parties run: the poller (with the device, which it steps) on a core of its own, senders on the others.
@@ -54,8 +53,8 @@ pub(super) struct Conditions {
     pub(super) steal: f64,
     /// The share of each calm run that the poller waited for its core, 0 to 1.
     pub(super) poller_wait: Vec<f64>,
-    /// The raw round trip of a cache line, once per round.
-    pub(super) raw_ping_pong_ns: Vec<f64>,
+    /// What cache lines take by themselves, once per round.
+    pub(super) raw: Vec<Raw>,
     /// What one reading of the clock costs.
     pub(super) clock_ns: f64,
     /// The controller's model, where there is a device to have one.
@@ -73,7 +72,7 @@ impl Conditions {
             load_after: 0.0,
             steal: 0.0,
             poller_wait: Vec::new(),
-            raw_ping_pong_ns: Vec::new(),
+            raw: Vec::new(),
             clock_ns: clock_ns(),
             model: None,
             processor: processor(),
@@ -92,11 +91,14 @@ impl Conditions {
         self.poller_wait.iter().sum::<f64>() / self.poller_wait.len().max(1) as f64
     }
 
-    /// The median raw round trip of the rounds.
-    pub(super) fn raw_ns(&self) -> f64 {
-        let mut sorted = self.raw_ping_pong_ns.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    /// The medians of the rounds.
+    pub(super) fn raw(&self) -> Raw {
+        let median = |of: fn(&Raw) -> f64| {
+            let mut sorted: Vec<f64> = self.raw.iter().map(of).collect();
+            sorted.sort_by(f64::total_cmp);
+            sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        };
+        Raw { ping_pong_ns: median(|raw| raw.ping_pong_ns), message_ns: median(|raw| raw.message_ns) }
     }
 
     /// What of the machine is emulated in software, as in a guest of QEMU: then the figures say that it works, and little of how fast.
@@ -210,66 +212,6 @@ impl RunQueueWait {
         waited.saturating_sub(std::mem::replace(&mut self.last, waited))
     }
 }
-
-/// The median round trip of one cache line between the two cores, in nanoseconds: what no message can undercut.
-pub(super) fn raw_ping_pong(cores: &Cores, duration: Duration) -> Result<f64, Error> {
-    let line = Line(AtomicU64::new(0));
-    let line = &line.0;
-    // No pause instruction in these loops, as there is none in a poll loop: it would be most of what is measured.
-    std::thread::scope(|scope| {
-        let echoing = scope.spawn(|| {
-            if let Err(error) = pin(cores.poller) {
-                // Relaxed: ends the other loop, nothing more.
-                line.store(OVER, Ordering::Relaxed);
-                return Err(error);
-            }
-            let mut answered = 0;
-            loop {
-                // Acquire here and Release below, on both sides: each hands over what came before, as a message would.
-                match line.load(Ordering::Acquire) {
-                    OVER => return Ok(()),
-                    value if value != answered => {
-                        answered = value + 1;
-                        line.store(answered, Ordering::Release);
-                    }
-                    _ => {}
-                }
-            }
-        });
-        let pinging = scope.spawn(|| {
-            let pinned = pin(cores.sender(0));
-            let mut round_trips = Histogram::new();
-            let started = Instant::now();
-            let (mut before, mut value) = (started, 0);
-            while pinned.is_ok() && before - started < duration {
-                line.store(value + 1, Ordering::Release);
-                value += 2;
-                let mut seen = 0;
-                while seen != value && seen != OVER {
-                    seen = line.load(Ordering::Acquire);
-                }
-                if seen == OVER {
-                    break;
-                }
-                let now = Instant::now();
-                round_trips.record(nanoseconds(now - before));
-                before = now;
-            }
-            line.store(OVER, Ordering::Relaxed);
-            pinned.map(|()| round_trips.percentile(50.0) as f64)
-        });
-        let median = pinging.join().map_err(|_| Error::failed("the pinging thread panicked"))?;
-        echoing.join().map_err(|_| Error::failed("the echoing thread panicked"))??;
-        median
-    })
-}
-
-/// The value that ends a ping-pong.
-const OVER: u64 = u64::MAX;
-
-/// One word, alone in its pair of cache lines.
-#[repr(align(128))]
-struct Line(AtomicU64);
 
 /// What one reading of the clock costs, in nanoseconds; part of every latency that is measured one by one.
 fn clock_ns() -> f64 {

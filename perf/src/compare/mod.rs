@@ -5,7 +5,8 @@
 //! | [`rig`] | one controller under one scheme, and the device that its polling thread steps |
 //! | [`idle`], [`traffic`], [`storm`], [`detach`] | what is measured |
 //! | [`ledger`] | every message by its number: lost, duplicated, or neither |
-//! | [`machine`] | cores, load, steal, run-queue wait, the raw cache line |
+//! | [`machine`] | cores, load, steal, run-queue wait |
+//! | [`raw`] | what cache lines take with no driver around them |
 //! | [`figures`], [`report`] | what the rounds say together, for people and for programs |
 //!
 //! Here are the options, the order of the rounds, and how long each part of one takes.
@@ -16,6 +17,7 @@ mod figures;
 mod idle;
 mod ledger;
 mod machine;
+mod raw;
 mod report;
 mod rig;
 mod storm;
@@ -27,6 +29,7 @@ use crate::numbers::{Random, fresh_seed};
 use figures::Figures;
 use ledger::Counts;
 use machine::{Conditions, Cores};
+use raw::Raw;
 use rig::Rig;
 use slipring::ring::rivals::{RobustMutex, Spinlock, SpinlockFlag};
 use slipring::ring::{LockFree, Scheme};
@@ -114,7 +117,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode, Error> {
             break;
         }
         rounds += 1;
-        conditions.raw_ping_pong_ns.push(machine::raw_ping_pong(&cores, slot.mul_f64(0.05))?);
+        conditions.raw.push(Raw::measure(&cores, slot.mul_f64(0.1))?);
         let mut order: Vec<usize> = (0..entrants.len()).collect();
         shuffle(&mut order, &mut random);
         for index in order {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::figures::{METRICS, Metric, Unit, Value};
+use super::raw::Raw;
 use super::{Comparison, Entrant};
 use crate::report::{nanoseconds, table, thousands};
 use serde_json::{Map, Value as Json, json};
@@ -105,12 +106,18 @@ fn words(comparison: &Comparison, text: &mut String) {
         let mut found = comparison.entrants.iter().filter(|entrant| entrant.name == name);
         found.next().and_then(|entrant| entrant.figures.by_key(key)).map_or(f64::NAN, |value| value.middle)
     };
-    let raw = comparison.conditions.raw_ns();
+    let Raw { ping_pong_ns, message_ns } = comparison.conditions.raw();
     let _ = writeln!(
         text,
-        "A ping-pong through the poller takes {:.2} times a raw cache line's round trip ({raw:.0} ns) with lockfree, {:.2} with spinlock.",
-        by_key("lockfree", "ping_pong_ns.p50") / raw,
-        by_key(BASE, "ping_pong_ns.p50") / raw,
+        "A ping-pong through the poller takes {:.2} times a raw cache line's round trip ({ping_pong_ns:.0} ns) with lockfree, {:.2} with spinlock.",
+        by_key("lockfree", "ping_pong_ns.p50") / ping_pong_ns,
+        by_key(BASE, "ping_pong_ns.p50") / ping_pong_ns,
+    );
+    let _ = writeln!(
+        text,
+        "A message in a batch takes {:.2} times what a line there and a line back take by themselves ({message_ns:.0} ns) with lockfree, {:.2} with spinlock.",
+        by_key("lockfree", "message_batch_ns") / message_ns,
+        by_key(BASE, "message_batch_ns") / message_ns,
     );
     let _ = writeln!(
         text,
@@ -248,6 +255,7 @@ pub(super) fn json(comparison: &Comparison) -> Json {
         object.insert("differs".into(), json!(keys));
     }
     let doubts = conditions.doubts();
+    let raw = conditions.raw();
     json!({
         "address": comparison.address,
         "seed": comparison.seed,
@@ -263,7 +271,8 @@ pub(super) fn json(comparison: &Comparison) -> Json {
             "load_after": conditions.load_after,
             "steal_share": conditions.steal,
             "poller_wait_share": conditions.mean_wait(),
-            "raw_ping_pong_ns": conditions.raw_ns(),
+            "raw_ping_pong_ns": raw.ping_pong_ns,
+            "raw_message_ns": raw.message_ns,
             "clock_ns": conditions.clock_ns,
             "too_busy": !doubts.is_empty(),
             "doubts": doubts,
