@@ -74,7 +74,7 @@ fn reads(
             let (since, device_then) = submitted[io.token as usize];
             let all = since.elapsed();
             took.all.push(all.as_nanos() as u64);
-            took.without_device.push(all.saturating_sub(device - device_then).as_nanos() as u64);
+            took.without_device.push((all + device_then).saturating_sub(device).as_nanos() as u64);
             idle.extend(io.data.map(|data| (io.token, data.into_buffer())));
         });
         polled.expect("alive");
