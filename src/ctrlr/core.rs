@@ -245,19 +245,12 @@ impl Core {
     }
 
     /// What follows a poll in which something happened: the driver's own completions, messages that waited for room, doorbells, and the bell.
+    // Inlined, as little of it is at work after most polls.
+    #[inline(always)]
     pub(crate) fn after_work(&mut self) {
         self.deliver_outcomes();
         if !self.finished.is_empty() {
-            // What follows them may answer anybody.
-            self.outbox.expects_sleepers();
-            let mut finished = std::mem::take(&mut self.finished);
-            for finished in finished.drain(..) {
-                match finished {
-                    Finished::Driver(purpose, completion, data) => self.finish(purpose, completion, data),
-                    Finished::Failed(failed) => self.retry_or_finish(failed),
-                }
-            }
-            self.finished = finished;
+            self.finish_all();
         }
         if !self.held.is_empty() {
             self.submit_held();
@@ -267,6 +260,20 @@ impl Core {
         if self.outbox.take_sleepers() {
             self.hub.waiters.bell().ring();
         }
+    }
+
+    #[inline(never)]
+    fn finish_all(&mut self) {
+        // What follows them may answer anybody.
+        self.outbox.expects_sleepers();
+        let mut finished = std::mem::take(&mut self.finished);
+        for finished in finished.drain(..) {
+            match finished {
+                Finished::Driver(purpose, completion, data) => self.finish(purpose, completion, data),
+                Finished::Failed(failed) => self.retry_or_finish(failed),
+            }
+        }
+        self.finished = finished;
     }
 
     /// Delivers what [`Core::execute`] and [`Core::poll_queues`] came to.

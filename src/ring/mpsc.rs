@@ -101,20 +101,14 @@ impl<T> Slot<T> {
         std::ptr::from_ref(self).cast()
     }
 
-    /// How many messages lie ready from `head` on, up to `max`. Looking at all of them first has them on their way together, and not
+    /// How many messages lie ready from `head` on, as far as one looks ahead. Looking at all of them first has them on their way together, and not
     /// each when the one before it has been dealt with.
     #[inline(always)]
-    fn ready(slots: &[Self], head: u64, max: usize) -> usize {
-        let mut count = 0;
-        while count < max {
-            let position = head + count as u64;
-            // Acquire: pairs with the Release in `fill`, for who reads the value.
-            if Self::of(slots, position).sequence.load(Ordering::Acquire) != position + 1 {
-                break;
-            }
-            count += 1;
-        }
-        count
+    fn ready(slots: &[Self], head: u64) -> usize {
+        // Acquire: pairs with the Release in `fill`, for who reads the value.
+        let is_ready =
+            |position: &u64| Self::of(slots, *position).sequence.load(Ordering::Acquire) == position + 1;
+        (head..head + READ_AHEAD as u64).take_while(is_ready).count()
     }
 }
 
@@ -378,7 +372,7 @@ impl<T> Ring<T> {
         let slots = &*self.slots;
         let mut taken = 0;
         while taken < max {
-            let ready = Slot::ready(slots, head, (max - taken).min(READ_AHEAD));
+            let ready = Slot::ready(slots, head).min(max - taken);
             if ready == 0 {
                 break;
             }
