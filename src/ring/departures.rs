@@ -7,11 +7,12 @@
 use super::place::Taken;
 use super::scheme::{Channel, Quiet};
 use crate::sync::{Protection, protected};
+use std::collections::VecDeque;
 
 /// Rings of channel `C` for messages of type `M`, each with the reason `R` for which its messages are aborted.
 pub(crate) struct Departures<C: Channel<M>, M, R> {
     /// Each with the number that its waiter knows it by.
-    leaving: Vec<(u64, R, Leaving<C, M>)>,
+    leaving: VecDeque<(u64, R, Leaving<C, M>)>,
     /// Numbers of rings on their way out, also while a thread has one in its hands to drain it.
     undrained: Vec<u64>,
     next_number: u64,
@@ -24,7 +25,7 @@ enum Leaving<C: Channel<M>, M> {
 
 impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
     pub(crate) fn new() -> Self {
-        Self { leaving: Vec::new(), undrained: Vec::new(), next_number: 0 }
+        Self { leaving: VecDeque::new(), undrained: Vec::new(), next_number: 0 }
     }
 
     /// Takes a closed ring in, and says by what number it is known.
@@ -32,7 +33,7 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
         let number = self.next_number;
         self.next_number += 1;
         self.undrained.push(number);
-        self.leaving.push((number, reason, Leaving::Closed(ring)));
+        self.leaving.push_back((number, reason, Leaving::Closed(ring)));
         number
     }
 
@@ -49,14 +50,16 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
     /// Takes out the rings that the poller has left.
     fn take_quiet(&mut self, channel: &mut C) -> Vec<(u64, R, C::Quiet)> {
         let mut quiet = Vec::new();
-        for (number, reason, ring) in std::mem::take(&mut self.leaving) {
+        // Each once; those that stay go to the end, so that nothing is allocated while they are waited for.
+        for _ in 0..self.leaving.len() {
+            let Some((number, reason, ring)) = self.leaving.pop_front() else { break };
             let settled = match ring {
                 Leaving::Quiet(ring) => Ok(ring),
                 Leaving::Closed(ring) => channel.settle(ring),
             };
             match settled {
                 Ok(ring) => quiet.push((number, reason, ring)),
-                Err(ring) => self.leaving.push((number, reason, Leaving::Closed(ring))),
+                Err(ring) => self.leaving.push_back((number, reason, Leaving::Closed(ring))),
             }
         }
         quiet
