@@ -5,6 +5,7 @@
 
 mod error;
 mod pair;
+mod reap;
 mod tracker;
 
 #[cfg(test)]
