@@ -1,16 +1,16 @@
 //! A controller's life on the emulated device: attach, admin calls, I/O, messages, reset, detach.
 
+#[path = "support/meddled.rs"]
+mod meddled;
 mod support;
 
+use meddled::{Hooks, Meddled};
 use slipring::ctrlr::{
     ControllerEvent, Ctrlr, CtrlrOptions, CtrlrState, EventAnswer, Message, OnEvent, Reply, admin,
 };
-use slipring::dma::{DmaError, DmaMap, MemoryBlock};
-use slipring::emulated::{self, Config, Device, EmulatedTransport, Latency, NamespaceConfig, QueueKind};
+use slipring::emulated::{self, Config, Device, Latency, NamespaceConfig, QueueKind};
 use slipring::poller::{PollError, Poller, QpairError, QpairOptions, QueuePair};
 use slipring::ring::{AbortReason, LockFree, Outcome};
-use slipring::transport::{DeviceEvents, Doorbell, Transport, TransportError};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -206,103 +206,30 @@ fn a_controller_that_never_becomes_ready_is_given_up_in_time() {
     );
 }
 
-/// A device that others meddle with.
-#[derive(Debug)]
-struct Meddled {
-    device: Arc<EmulatedTransport>,
-    /// Somebody else detaches this when a doorbell is asked for.
-    ctrlr: Mutex<Option<Ctrlr<LockFree>>>,
-    /// The system wants the device back.
-    is_wanted: AtomicBool,
-    /// What the first close waits for.
-    closing: Mutex<Option<mpsc::Receiver<()>>>,
-}
-
-impl Meddled {
-    fn new(config: Config) -> (Arc<Self>, Device) {
-        let (device, runner) = emulated::new(config).expect("a valid configuration");
-        let (ctrlr, closing) = (Mutex::default(), Mutex::default());
-        (Arc::new(Self { device, ctrlr, is_wanted: AtomicBool::new(false), closing }), runner)
-    }
-}
-
-impl DmaMap for Meddled {
-    fn map(&self, block: &Arc<MemoryBlock>) -> Result<u64, DmaError> {
-        self.device.map(block)
-    }
-
-    fn unmap(&self, iova: u64, len: usize) -> Result<(), DmaError> {
-        self.device.unmap(iova, len)
-    }
-}
-
-impl Transport for Meddled {
-    fn address(&self) -> String {
-        self.device.address()
-    }
-
-    fn read_u32(&self, offset: usize) -> u32 {
-        self.device.read_u32(offset)
-    }
-
-    fn read_u64(&self, offset: usize) -> u64 {
-        self.device.read_u64(offset)
-    }
-
-    fn write_u32(&self, offset: usize, value: u32) {
-        self.device.write_u32(offset, value);
-    }
-
-    fn write_u64(&self, offset: usize, value: u64) {
-        self.device.write_u64(offset, value);
-    }
-
-    fn doorbell(&self, offset: usize) -> Result<Doorbell, TransportError> {
-        let doorbell = self.device.doorbell(offset);
-        let ctrlr = self.ctrlr.lock().expect("no panic").take();
-        if let Some(ctrlr) = ctrlr {
-            ctrlr.detach(DEADLINE).expect("detached");
-        }
-        doorbell
-    }
-
-    fn set_bus_master(&self, on: bool) -> Result<(), TransportError> {
-        self.device.set_bus_master(on)
-    }
-
-    fn is_gone(&self) -> bool {
-        self.device.is_gone()
-    }
-
-    fn interrupt_count(&self) -> usize {
-        self.device.interrupt_count()
-    }
-
-    fn enable_interrupts(&self, count: usize) -> Result<Vec<OwnedFd>, TransportError> {
-        self.device.enable_interrupts(count)
-    }
-
-    fn take_events(&self) -> DeviceEvents {
-        // Relaxed: a value of its own.
-        DeviceEvents { remove_requested: self.is_wanted.load(Ordering::Relaxed), bus_error: false }
-    }
-
-    fn close(&self) {
-        let closing = self.closing.lock().expect("no panic").take();
-        if let Some(closing) = closing {
-            let _ = closing.recv();
-        }
-        self.device.close();
-    }
+/// An emulated device that others meddle with, and what steps it.
+fn meddled(config: Config, hooks: Hooks) -> (Arc<Meddled>, Device) {
+    let (device, runner) = emulated::new(config).expect("a valid configuration");
+    (Meddled::new(device, hooks), runner)
 }
 
 /// Whoever asks for a queue pair while the controller goes is told that it has gone, and not that memory or a doorbell was missing on the way.
 #[test]
 fn a_detach_in_the_midst_of_a_request_for_a_queue_pair_is_what_it_says() {
-    let (transport, runner) = Meddled::new(Config::default());
+    let detached: Arc<Mutex<Option<Ctrlr<LockFree>>>> = Arc::default();
+    let at_doorbell = Arc::clone(&detached);
+    let hooks = Hooks {
+        at_doorbell: Box::new(move || {
+            let ctrlr = at_doorbell.lock().expect("no panic").take();
+            if let Some(ctrlr) = ctrlr {
+                ctrlr.detach(DEADLINE).expect("detached");
+            }
+        }),
+        ..Hooks::default()
+    };
+    let (transport, runner) = meddled(Config::default(), hooks);
     let _runner = runner.spawn(None).expect("a device thread");
-    let ctrlr = Ctrlr::<LockFree>::attach(transport.clone(), CtrlrOptions::default()).expect("attached");
-    *transport.ctrlr.lock().expect("no panic") = Some(ctrlr.clone());
+    let ctrlr = Ctrlr::<LockFree>::attach(transport, CtrlrOptions::default()).expect("attached");
+    *detached.lock().expect("no panic") = Some(ctrlr.clone());
     let refused = QueuePair::request(&ctrlr, &QpairOptions::default()).expect_err("there is none any more");
     assert!(matches!(refused, QpairError::Gone(None)), "{refused}");
     assert_eq!(ctrlr.state(), CtrlrState::Detached);
@@ -312,7 +239,11 @@ fn a_detach_in_the_midst_of_a_request_for_a_queue_pair_is_what_it_says() {
 fn a_device_that_the_system_wants_back_is_detached_unless_the_embedder_objects() {
     const MS: Duration = Duration::from_millis(1);
     for answer in [EventAnswer::Object, EventAnswer::Proceed] {
-        let (transport, runner) = Meddled::new(Config::default());
+        let is_wanted = Arc::new(AtomicBool::new(false));
+        let wanted = Arc::clone(&is_wanted);
+        // Relaxed: a value of its own.
+        let is_wanted_back = Box::new(move || wanted.load(Ordering::Relaxed));
+        let (transport, runner) = meddled(Config::default(), Hooks { is_wanted_back, ..Hooks::default() });
         let _runner = runner.spawn(None).expect("a device thread");
         let told = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&told);
@@ -322,7 +253,7 @@ fn a_device_that_the_system_wants_back_is_detached_unless_the_embedder_objects()
             answer
         });
         let options = CtrlrOptions { watch_period: MS, on_event: Some(on_event), ..CtrlrOptions::default() };
-        let ctrlr = Ctrlr::<LockFree>::attach(transport.clone(), options).expect("attached");
+        let ctrlr = Ctrlr::<LockFree>::attach(transport, options).expect("attached");
         let mut poller = Poller::new(&ctrlr, "test").expect("the seat is free");
         let mut now = Instant::now();
         let mut poll = || {
@@ -333,7 +264,7 @@ fn a_device_that_the_system_wants_back_is_detached_unless_the_embedder_objects()
             poll().expect("well");
         }
         assert_eq!(told.load(Ordering::Relaxed), 0, "nobody wants it");
-        transport.is_wanted.store(true, Ordering::Relaxed);
+        is_wanted.store(true, Ordering::Relaxed);
         if answer == EventAnswer::Object {
             for _ in 0..20 {
                 poll().expect("the embedder sees to it");
@@ -353,11 +284,17 @@ fn a_device_that_the_system_wants_back_is_detached_unless_the_embedder_objects()
 #[test]
 fn a_device_that_has_stopped_is_not_stopped_again() {
     let faults = "wrong-cid opcode=get-log-page nth=1".parse().expect("a fault");
-    let (transport, mut device) = Meddled::new(Config { faults, ..Config::default() });
     let (lets_go, closing) = mpsc::channel::<()>();
-    *transport.closing.lock().expect("no panic") = Some(closing);
-    let mut attach =
-        Ctrlr::<LockFree>::begin_attach(transport.clone(), CtrlrOptions::default()).expect("begins");
+    // What the first close waits for.
+    let closing = Arc::new(Mutex::new(Some(closing)));
+    let at_close = Arc::clone(&closing);
+    let before_close = Box::new(move || {
+        let closing = at_close.lock().expect("no panic").take();
+        let _ = closing.map(|closing| closing.recv());
+    });
+    let hooks = Hooks { before_close, ..Hooks::default() };
+    let (transport, mut device) = meddled(Config { faults, ..Config::default() }, hooks);
+    let mut attach = Ctrlr::<LockFree>::begin_attach(transport, CtrlrOptions::default()).expect("begins");
     let ctrlr = loop {
         if let Some(ctrlr) = attach.step(Instant::now()).expect("attach") {
             break ctrlr;
@@ -372,7 +309,7 @@ fn a_device_that_has_stopped_is_not_stopped_again() {
         smart.is_ready()
     });
     assert_eq!(ctrlr.state(), CtrlrState::Failed);
-    wait_until("it is about to be given back", || transport.closing.lock().expect("no panic").is_none());
+    wait_until("it is about to be given back", || closing.lock().expect("no panic").is_none());
     drop(poller);
     assert!(ctrlr.begin_detach(DEADLINE).expect("begins").step(Instant::now()), "nothing is left to be done");
     drop(lets_go);

@@ -217,6 +217,7 @@ impl<R> Mailbox<R> {
     /// Takes back the credit of a message that was not accepted.
     pub(crate) fn take_back(&mut self, responder: Responder<R>) {
         if let Some(credit) = responder.disarm() {
+            debug_assert!(Arc::ptr_eq(&credit, &self.ring), "a credit of another mailbox");
             std::mem::forget(credit);
             self.credits += 1;
         }

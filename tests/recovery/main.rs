@@ -11,6 +11,8 @@ mod faults;
 mod given_up;
 mod keep_alive;
 mod late;
+#[path = "../support/meddled.rs"]
+mod meddled;
 mod resets;
 mod retries;
 mod subsystem;

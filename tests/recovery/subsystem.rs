@@ -1,16 +1,20 @@
 //! Resets of the NVM subsystem: by choice, and as the last step before a controller is given up.
 
+use crate::meddled::{Hooks, Meddled};
 use crate::world::{World, config, is_status, ms, timeouts};
 use slipring::ctrlr::{
-    ControllerEvent, CtrlrState, EventAnswer, Failure, Message, Refusal, Reply, ResetError, Timeouts,
+    ControllerEvent, CtrlrOptions, CtrlrState, EventAnswer, Failure, Message, Refusal, Reply, ResetError,
+    Timeouts,
 };
 use slipring::emulated::Config;
 use slipring::poller::IoCompletion;
 use slipring::ring::{AbortReason, Aborted, Outcome};
-use slipring::spec::registers::{CSTS, Csts};
+use slipring::spec::registers::{CAP, CSTS, Cap, Csts};
 use slipring::spec::status::Status;
 use slipring::transport::Transport as _;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// How long a device may be away, by the driver.
 const ABSENCE: Duration = Duration::from_secs(10);
@@ -341,4 +345,85 @@ fn a_broken_controller_is_mended_step_by_step() {
     );
     assert!(world.works());
     world.finish();
+}
+
+/// What is odd about a device whose subsystem is reset.
+#[derive(Debug, Default)]
+struct Oddities {
+    /// CSTS.NSSRO, which a controller need not have, stays 0.
+    hides_nssro: AtomicBool,
+    /// So often its bus cannot be set up yet.
+    refusals: AtomicU32,
+    /// Its capabilities make no sense: MPSMIN is above MPSMAX.
+    is_unusable: AtomicBool,
+}
+
+/// A controller on such a device, to be made odd, that may reset its subsystem by itself.
+fn odd_world() -> (World, Arc<Oddities>) {
+    let oddities = Arc::new(Oddities::default());
+    let (read, restored) = (Arc::clone(&oddities), Arc::clone(&oddities));
+    let hooks = Hooks {
+        reads_as: Box::new(move |offset, value| match offset {
+            CSTS if read.hides_nssro.load(Relaxed) => {
+                Csts::from_bits(value as u32).with_nssro(false).into_bits().into()
+            }
+            CAP if read.is_unusable.load(Relaxed) => {
+                Cap::from_bits(value).with_mpsmin(4).with_mpsmax(0).into_bits()
+            }
+            _ => value,
+        }),
+        can_be_restored: Box::new(move || {
+            restored.refusals.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_err()
+        }),
+        ..Hooks::default()
+    };
+    let options = CtrlrOptions { timeouts: allowed(), ..CtrlrOptions::default() };
+    let wrap = |device| Meddled::new(device, hooks);
+    let world = World::through(wrap, Instant::now(), with_nssr("", ms(1)), options, EventAnswer::Proceed);
+    (world, oddities)
+}
+
+#[test]
+fn a_controller_without_nssro_is_known_to_be_reset_when_it_is_disabled() {
+    let (mut world, odd) = odd_world();
+    odd.hides_nssro.store(true, Relaxed);
+    assert!(reset_subsystem(&mut world) < ms(100));
+    world.finish();
+}
+
+/// What its bus was set up to is asked for until it is there; within the bound of the whole, and no longer.
+#[test]
+fn a_bus_that_cannot_be_set_up_yet_is_tried_again_until_the_time_is_over() {
+    let (mut world, odd) = odd_world();
+    odd.refusals.store(5, Relaxed);
+    let took = reset_subsystem(&mut world);
+    assert!((ms(50)..ms(150)).contains(&took), "{took:?}");
+    assert_eq!(odd.refusals.load(Relaxed), 0);
+    odd.refusals.store(u32::MAX, Relaxed);
+    let reset = world.ctrlr.reset_subsystem().expect("there is one");
+    let took = world.run("over", |_| reset.is_over().is_some());
+    assert!((ABSENCE..ABSENCE + ms(100)).contains(&took), "{took:?}");
+    assert!(matches!(reset.is_over(), Some(Err(ResetError::Failed(Failure::Host(_))))), "{reset:?}");
+    world.detach();
+}
+
+/// One that was disabled before looks the same afterwards. Only NSSRO tells; without it nobody can, and it is not taken for one that was reset.
+#[test]
+fn a_controller_that_was_disabled_before_is_known_to_be_reset_by_nssro_alone() {
+    for hides_nssro in [false, true] {
+        let (mut world, odd) = odd_world();
+        odd.hides_nssro.store(hides_nssro, Relaxed);
+        // So each bring-up fails before the controller is enabled, and after the first one the subsystem is reset.
+        odd.is_unusable.store(true, Relaxed);
+        let reset = world.ctrlr.reset().expect("asked");
+        world.run("over", |_| reset.is_over().is_some());
+        match reset.is_over() {
+            Some(Err(ResetError::Failed(Failure::Unusable(_)))) => assert!(!hides_nssro, "it was brought up"),
+            Some(Err(ResetError::Failed(Failure::Timeout { what, .. }))) => {
+                assert!(hides_nssro && what == "the end of its subsystem reset", "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+        world.detach();
+    }
 }

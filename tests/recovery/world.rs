@@ -9,6 +9,7 @@ use slipring::ring::{LockFree, Outcome, Ticket};
 use slipring::spec::command::Command;
 use slipring::spec::log::LogId;
 use slipring::spec::status::Status;
+use slipring::transport::Transport;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,18 @@ impl World {
     }
 
     /// As [`World::of`], on a clock that begins at `now`.
-    pub fn at(mut now: Instant, config: Config, options: CtrlrOptions, answer: EventAnswer) -> Self {
+    pub fn at(now: Instant, config: Config, options: CtrlrOptions, answer: EventAnswer) -> Self {
+        Self::through(|device| device, now, config, options, answer)
+    }
+
+    /// As [`World::at`], on what `wrap` makes of the device.
+    pub fn through<T: Transport>(
+        wrap: impl FnOnce(Arc<EmulatedTransport>) -> Arc<T>,
+        mut now: Instant,
+        config: Config,
+        options: CtrlrOptions,
+        answer: EventAnswer,
+    ) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let tell = Arc::clone(&told);
         let on_event = OnEvent::new(move |event| {
@@ -80,7 +92,7 @@ impl World {
         });
         let options = CtrlrOptions { on_event: Some(on_event), admin_timeout: ms(400), ..options };
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
-        let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("begins");
+        let mut attach = Ctrlr::begin_attach(wrap(transport.clone()), options).expect("begins");
         let ctrlr = loop {
             now += TICK;
             if let Some(ctrlr) = attach.step(now).expect("attach") {

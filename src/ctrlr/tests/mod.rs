@@ -12,14 +12,12 @@ mod recovery;
 mod registers;
 mod rescan;
 mod retry;
-mod subsystem;
 mod watchdog;
 
 use super::{Ctrlr, CtrlrOptions};
 use crate::emulated::{self, Config, Device, EmulatedTransport, NamespaceConfig};
 use crate::poller::{PollError, Poller, QpairOptions, QueuePair};
 use crate::ring::LockFree;
-use crate::transport::Transport;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,18 +46,9 @@ impl World {
     }
 
     fn with(config: Config, options: CtrlrOptions) -> Self {
-        Self::through(config, options, |transport| transport)
-    }
-
-    /// Reaches the device through what `wrap` makes of its transport.
-    fn through<T: Transport>(
-        config: Config,
-        options: CtrlrOptions,
-        wrap: impl FnOnce(Arc<EmulatedTransport>) -> Arc<T>,
-    ) -> Self {
         let (transport, mut device) = emulated::new(config).expect("a valid configuration");
         let mut now = Instant::now();
-        let mut attach = Ctrlr::begin_attach(wrap(transport.clone()), options).expect("begins");
+        let mut attach = Ctrlr::begin_attach(transport.clone(), options).expect("begins");
         let ctrlr = loop {
             now += Duration::from_micros(1);
             if let Some(ctrlr) = attach.step(now).expect("attach") {
