@@ -5,8 +5,8 @@
 //! count is touched on the way, and the ring lives until the last outcome is in. When the mailbox is dropped first, its ring is closed,
 //! and later outcomes are dropped where they arise.
 //!
-//! A credit is a reference in the message, and a number at home: whoever takes a reply out of the ring knows which one that is. So what delivers forgets the reference
-//! ([`Arc::into_raw`]), and what sends again makes it anew ([`Arc::from_raw`]); between them the reply in the ring stands for it.
+//! The reference travels with the message, and not with the reply, for whoever takes that out of the ring has the ring. What delivers forgets the reference
+//! ([`Arc::into_raw`]), what is at home is counted, and what sends again makes the reference anew ([`Arc::from_raw`]).
 
 use super::mpsc::{PushError, Ring};
 use super::outcome::{Outcome, Responder};
