@@ -6,7 +6,7 @@
 
 use crate::kernel::Kernel;
 use crate::rig::{admin, small};
-use crate::support::Stepped;
+use crate::support::{Stepped, wait_until};
 use slipring::ctrlr::CtrlrOptions;
 use slipring::cuse::{ServeOptions, Server};
 use slipring::dma::DmaBuffer;
@@ -59,12 +59,12 @@ fn reads(
     let mut idle: Vec<(u64, DmaBuffer)> =
         (0..depth as u64).map(|token| (token, rig.ctrlr.allocate(4096).expect("memory"))).collect();
     let mut lba = 0;
-    // One at least, also on a machine that is so busy that the time is over at once.
-    while took.all.is_empty() || begun.elapsed() < run || qpair.outstanding() > 0 {
+    let mut is_over = false;
+    while !is_over || qpair.outstanding() > 0 {
         let turn = Instant::now();
-        while begun.elapsed() < run
-            && let Some((token, buffer)) = idle.pop()
-        {
+        // One at least, also on a machine that is so busy that the time is over at once.
+        is_over = begun.elapsed() >= run && !took.all.is_empty();
+        while !is_over && let Some((token, buffer)) = idle.pop() {
             submitted[token as usize] = (Instant::now(), device);
             lba = (lba + 8) % 8000;
             qpair.read(&namespace, lba, buffer.into(), token).expect("submitted");
@@ -148,7 +148,11 @@ fn beside_twelve_clients(latency: Duration, depth: usize, seconds: Option<f64>) 
             drop(server);
         });
         pin(cores.last());
-        rig.run(&mut poller, "a client is answered", || answered.load(Ordering::Relaxed) > 0);
+        wait_until("a client is answered", || {
+            poller.poll(Instant::now()).expect("alive");
+            rig.device.step();
+            answered.load(Ordering::Relaxed) > 0
+        });
         let mut measure = |what: &str| {
             let before = answered.load(Ordering::Relaxed);
             let waited = waited_ns();
@@ -178,7 +182,11 @@ fn beside_twelve_clients(latency: Duration, depth: usize, seconds: Option<f64>) 
             measure("beside twelve clients");
         }
         stop.store(true, Ordering::Relaxed);
-        rig.run(&mut poller, "the clients are gone", || clients.is_finished());
+        wait_until("the clients are gone", || {
+            poller.poll(Instant::now()).expect("alive");
+            rig.device.step();
+            clients.is_finished()
+        });
         clients.join().expect("no panic");
     });
     drop(qpair);

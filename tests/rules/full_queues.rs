@@ -17,10 +17,14 @@ fn slow_admin(delay_ms: u64) -> Config {
     Config { latencies: vec![latency], ..Config::default() }
 }
 
-/// Sends `count` slow admin commands (Get Features, 0x0A) past the ring.
+/// An admin command: Get Features, 0x0A.
+fn admin_message() -> Message {
+    Message::Admin { command: Command::get_features(FeatureId::TEMPERATURE_THRESHOLD, 0, 0), data: None }
+}
+
+/// Sends `count` slow ones past the ring.
 fn send_slow(poller: &mut Poller, count: usize) -> Vec<Ticket<Reply>> {
-    let command = Command::get_features(FeatureId::TEMPERATURE_THRESHOLD, 0, 0);
-    (0..count).map(|_| poller.send(Message::Admin { command, data: None }).expect("running")).collect()
+    (0..count).map(|_| poller.send(admin_message()).expect("running")).collect()
 }
 
 /// Takes steps until one says that it is enough.
@@ -144,10 +148,9 @@ fn a_steady_stream_of_admin_messages_keeps_nobody_out() {
     let polling = PollThread::spawn(rig.poller());
     let producer = rig.ctrlr.register("stream").expect("registered");
     let stream = std::thread::spawn(move || {
-        let command = Command::get_features(FeatureId::TEMPERATURE_THRESHOLD, 0, 0);
         let mut tickets = Vec::new();
         loop {
-            match producer.send(Message::Admin { command, data: None }) {
+            match producer.send(admin_message()) {
                 Ok(ticket) => tickets.push(ticket),
                 Err(error) if error.reason == SendErrorReason::Full => std::thread::yield_now(),
                 Err(error) => {

@@ -94,7 +94,8 @@ impl Conditions {
     /// The medians of the rounds.
     pub(super) fn raw(&self) -> Raw {
         let median = |of: fn(&Raw) -> f64| {
-            let mut sorted: Vec<f64> = self.raw.iter().map(of).collect();
+            // A round in which nothing got through, on a machine that is far too busy, has no time per message.
+            let mut sorted: Vec<f64> = self.raw.iter().map(of).filter(|value| value.is_finite()).collect();
             sorted.sort_by(f64::total_cmp);
             sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
         };
