@@ -177,24 +177,21 @@ impl<S: Scheme> Producer<S> {
         if room == 0 {
             return if messages.is_empty() { Ok(0) } else { Err(SendErrorReason::WindowFull) };
         }
-        let pushed = self.sender.push_with(room, |index, place| {
-            let (token, message) = &mut messages[index];
-            // There is room in the window, and there are so many messages: `room` was counted from both.
-            let responder = mailbox.responder(*token).unwrap_or_else(|| unreachable!("counted"));
-            match message {
+        let pushed = self.sender.push_from(messages, room, |entry, place| {
+            // There is room in the window: `room` was counted.
+            let responder = mailbox.responder(entry.get().0).unwrap_or_else(|| unreachable!("counted"));
+            let call = entry.part(|(_, message)| match message {
+                Message::Call(call) => Some(call),
+                _ => None,
+            });
+            match call {
                 // By itself, as in `send_to`.
-                Message::Call(call) => {
-                    let call = std::mem::replace(call, Box::new(|_| 0));
-                    place.fill(Envelope { message: Message::Call(call), responder })
-                }
-                other => {
-                    place.fill(Envelope { message: std::mem::replace(other, Message::Rescan), responder })
-                }
+                Ok(call) => place.fill(Envelope { message: Message::Call(call.take()), responder }),
+                Err(entry) => place.fill(Envelope { message: entry.take().1, responder }),
             }
         });
         match pushed {
             Ok(accepted) => {
-                messages.drain(..accepted);
                 self.wake();
                 Ok(accepted)
             }

@@ -27,7 +27,7 @@
 //!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
-use super::place::{Filled, Place, Taken, moved_from};
+use super::place::{Filled, Place, Taken};
 use super::{prefetch, prefetch_to_write};
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
@@ -206,18 +206,6 @@ impl<T> Ring<T> {
         }
     }
 
-    /// Appends values from the front of `values` while there is room, many with one claim, and removes from the vector what was
-    /// appended. Returns how many; `Err` when none could be.
-    #[cfg(test)]
-    pub(super) fn push_batch(&self, values: &mut Vec<T>) -> Result<usize, PushError<()>> {
-        let mut rest: Vec<_> = std::mem::take(values).into_iter().map(Some).collect();
-        let pushed = self.push_with(rest.len(), |index, place| {
-            place.fill(rest[index].take().expect("each is asked for once"))
-        });
-        *values = rest.into_iter().flatten().collect();
-        pushed
-    }
-
     /// Appends up to `wanted` values, many with one claim: `write` puts the one of an index, each below the number that is returned once, where it
     /// stays, and is asked only when there is a slot. `Err` when there was none.
     ///
@@ -229,12 +217,15 @@ impl<T> Ring<T> {
         wanted: usize,
         mut write: impl for<'p> FnMut(usize, Place<'p, T>) -> Filled<'p>,
     ) -> Result<usize, PushError<()>> {
+        let slots = &*self.slots;
         let mut pushed = 0;
         while pushed < wanted {
-            match self.claim((wanted - pushed).min(self.slots.len())) {
+            match self.claim((wanted - pushed).min(slots.len())) {
                 Ok((first, count)) => {
                     for index in (0..count).rev() {
-                        self.fill(first + index as u64, |place| write(pushed + index, place));
+                        let (index, position) = (pushed + index, first + index as u64);
+                        // SAFETY: claimed by this thread, in a ring that `self` keeps alive.
+                        unsafe { Slot::fill(slots, position, |place| write(index, place)) };
                     }
                     pushed += count;
                 }
@@ -324,9 +315,9 @@ impl<T> Ring<T> {
                 // SAFETY: no more were claimed than there are left.
                 let value = unsafe { values.add(taken + index) };
                 // SAFETY: each value is read once.
-                let write = unsafe { moved_from(value) };
+                let value = unsafe { value.read() };
                 // SAFETY: claimed by us, and this value is not handed over yet.
-                unsafe { Slot::fill(slots, first + index as u64, write) };
+                unsafe { Slot::fill(slots, first + index as u64, |place| place.fill(value)) };
             }
             taken += claimed;
         }

@@ -109,6 +109,39 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
         wanted: usize,
         write: impl for<'p> FnMut(usize, Place<'p, M>) -> Filled<'p>,
     ) -> Result<usize, PushError<()>>;
+
+    /// Appends up to `wanted` messages that `write` makes of `values`, from the front, and removes those from the vector. As [`Sender::push_with`], which it
+    /// is for who has them already: they are lent where they lie.
+    ///
+    /// # Panics
+    /// If there are fewer values than `wanted`.
+    #[inline(always)]
+    fn push_from<V>(
+        &self,
+        values: &mut Vec<V>,
+        wanted: usize,
+        mut write: impl for<'p> FnMut(Taken<'_, V>, Place<'p, M>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        let len = values.len();
+        assert!(wanted <= len, "{wanted} messages of {len} values");
+        // SAFETY: the vector has none while they leave; those that a panic keeps it from taking back are leaked.
+        unsafe { values.set_len(0) };
+        let first = values.as_mut_ptr();
+        let pushed = self.push_with(wanted, |index, place| {
+            // SAFETY: below `wanted`.
+            let value = unsafe { first.add(index) };
+            // SAFETY: a value that is the vector's no more, and that is asked for once.
+            write(unsafe { Taken::new(value) }, place)
+        });
+        let gone = *pushed.as_ref().unwrap_or(&0);
+        // SAFETY: no more than there were.
+        let rest = unsafe { first.add(gone) };
+        // SAFETY: the others were not asked for, and move within the vector's memory.
+        unsafe { first.copy_from(rest, len - gone) };
+        // SAFETY: so many are at the front now.
+        unsafe { values.set_len(len - gone) };
+        pushed
+    }
 }
 
 /// In the schemes whose senders do nothing but that: a sender keeps its ring, which is never published again once it was closed.

@@ -73,7 +73,6 @@ impl Ledger {
         }
         *place = self.next;
         self.next += 1;
-        self.counts.sent += 1;
     }
 
     /// The next message was refused.
@@ -129,6 +128,7 @@ impl Ledger {
                 std::thread::yield_now();
             }
         }
+        self.counts.sent = self.next - 1;
         self.counts.lost += self.in_flight.iter().filter(|place| **place != 0).count() as u64;
         self.counts
     }

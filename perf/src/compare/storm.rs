@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 pub(super) const THREADS: usize = 4;
 /// Cycles of register, send, unregister per second, of all threads together: well below what the slowest scheme can do, so that all
 /// do the same.
-pub(super) const CYCLES_PER_S: u64 = 100_000;
+pub(super) const CYCLES_PER_S: u64 = 200_000;
 /// A poll that takes longer has waited for something.
 const STALL: Duration = Duration::from_micros(25);
 /// Outcomes of one thread in flight.

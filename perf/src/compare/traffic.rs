@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 pub(super) const WINDOW: usize = 256;
 /// Messages of one batch.
 pub(super) const BATCH: usize = 8;
-/// Messages that are sent, as far as the window goes, before outcomes are taken: who looks for them after each few looks in vain, and takes
-/// the lines away that they are about to be written to.
-const BURST: usize = 32;
+/// Messages that are sent before outcomes are taken: half the window. Who looks for outcomes after each few looks in vain, and takes the lines away that
+/// they are about to be written to.
+const BURST: usize = WINDOW / 2;
 /// One message in this many is timed, so that reading the clock is not what is measured.
 const SAMPLE: u64 = 128;
 /// Sampled messages in flight at most, as their numbers are far apart.

@@ -2,6 +2,7 @@
 
 use super::{RACE, explore, must_fail};
 use crate::ring::mpsc::{PushError, Ring};
+use crate::ring::scheme::Sender;
 use crate::sync::{Arc, Protection};
 use loom::thread;
 
@@ -88,7 +89,7 @@ fn batches_are_taken_in_order_and_the_rest_stays_with_the_sender() {
         };
         let consumer = spawn_consumer(&ring);
         let mut batch = vec![10, 11, 12];
-        let pushed = ring.push_batch(&mut batch).unwrap_or(0);
+        let pushed = ring.push_from(&mut batch, 3, |message, place| place.fill(message.take())).unwrap_or(0);
         assert_eq!(batch, [10, 11, 12][pushed..]);
         let single = single.join().unwrap();
         let mut taken = consumer.join().unwrap();
