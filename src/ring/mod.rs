@@ -78,15 +78,3 @@ fn prefetch_to_write(address: *const u8) {
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]
     let _ = address;
 }
-
-/// Asks for the cache line at `address`, which may be any address at all.
-#[inline]
-fn prefetch(address: *const u8) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
-    // SAFETY: a prefetch is a hint that never faults; SSE is part of x86_64.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
-    let _ = address;
-}

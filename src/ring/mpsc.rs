@@ -28,7 +28,7 @@
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
 use super::place::{Filled, Place, Taken};
-use super::{prefetch, prefetch_to_write};
+use super::prefetch_to_write;
 use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
@@ -366,13 +366,6 @@ impl<T> Ring<T> {
             let ready = Slot::ready(slots, head).min(max - taken);
             if ready == 0 {
                 break;
-            }
-            if ready == READ_AHEAD {
-                // There is a backlog: the next ones are on their way while these are dealt with. Without one, asking for slots that are
-                // about to be written would only take them away from their writers.
-                let next = head + READ_AHEAD as u64;
-                (next..next + READ_AHEAD as u64)
-                    .for_each(|position| prefetch(Slot::of(slots, position).first_line()));
             }
             for _ in 0..ready {
                 let slot = Slot::of(slots, head);
