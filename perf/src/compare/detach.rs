@@ -76,7 +76,7 @@ pub(super) fn message_path<S: Scheme>(
                     let sent = producer.send_batch_to(&mut mailbox, &mut messages);
                     let sent =
                         sent.map_err(|reason| Error::failed(format!("a batch was refused: {reason}")))?;
-                    (0..sent).for_each(|_| ledger.accepted());
+                    ledger.accepted(sent);
                     messages.drain(..).for_each(|_| ledger.rejected());
                 }
                 let before = Instant::now();

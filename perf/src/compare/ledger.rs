@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 /// More than are ever in flight, so that each of those has a place of its own.
 const PLACES: usize = 2048;
+/// The first identifier: one after those with which the places begin.
+const FIRST: u64 = PLACES as u64;
 /// How long the last outcomes may take.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -44,17 +46,21 @@ impl Counts {
     }
 }
 
-/// One sender's account. A message's identifier is its token; it has the place of its low bits while it is in flight.
+/// One sender's account. A message's identifier is its token, and its place the low bits of it.
+///
+/// Sending costs it nothing but a count: a place has the newest identifier that was answered, each must be answered once the one before it in its place
+/// was, and what was sent last is known.
 pub(super) struct Ledger {
-    in_flight: Box<[u64; PLACES]>,
+    answered: Box<[u64; PLACES]>,
     next: u64,
     counts: Counts,
 }
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        // Identifiers begin at 1: 0 is an empty place.
-        Self { in_flight: Box::new([0; PLACES]), next: 1, counts: Counts::default() }
+        // As if each place's first identifier had been sent and answered.
+        let answered = Box::new(std::array::from_fn(|place| place as u64));
+        Self { answered, next: FIRST, counts: Counts::default() }
     }
 
     /// The identifier of the message that is sent next.
@@ -63,16 +69,10 @@ impl Ledger {
         self.next
     }
 
-    /// The next message was accepted.
+    /// The next `count` messages were accepted.
     #[inline]
-    pub(super) fn accepted(&mut self) {
-        let place = &mut self.in_flight[self.next as usize % PLACES];
-        if *place != 0 {
-            // Its outcome would have had to come long ago: windows are smaller than the ledger.
-            self.counts.lost += 1;
-        }
-        *place = self.next;
-        self.next += 1;
+    pub(super) fn accepted(&mut self, count: usize) {
+        self.next += count as u64;
     }
 
     /// The next message was refused.
@@ -83,12 +83,16 @@ impl Ledger {
     /// An outcome came for message `id`.
     #[inline]
     pub(super) fn outcome(&mut self, id: u64, outcome: &Outcome<Reply>) {
-        let place = &mut self.in_flight[id as usize % PLACES];
-        if *place != id || id == 0 {
+        let newest = &mut self.answered[id as usize % PLACES];
+        if id <= *newest || id >= self.next {
             self.counts.duplicated += 1;
             return;
         }
-        *place = 0;
+        if id - *newest > FIRST {
+            // Those in between would have had to come long ago: windows are smaller than the ledger.
+            self.counts.lost += (id - *newest) / FIRST - 1;
+        }
+        *newest = id;
         match outcome {
             Outcome::Completed(_) => self.counts.completed += 1,
             Outcome::Aborted(_) => self.counts.aborted += 1,
@@ -104,7 +108,7 @@ impl Ledger {
     ) -> Result<(), SendErrorReason> {
         match producer.send_to(mailbox, self.next, Message::call(|_| 0)) {
             Ok(()) => {
-                self.accepted();
+                self.accepted(1);
                 Ok(())
             }
             Err(error) => {
@@ -128,8 +132,12 @@ impl Ledger {
                 std::thread::yield_now();
             }
         }
-        self.counts.sent = self.next - 1;
-        self.counts.lost += self.in_flight.iter().filter(|place| **place != 0).count() as u64;
+        self.counts.sent = self.next - FIRST;
+        let last = self.next - 1;
+        for (place, newest) in (0..).zip(self.answered.iter()) {
+            let last_here = last - (last - place) % FIRST;
+            self.counts.lost += (last_here - newest) / FIRST;
+        }
         self.counts
     }
 }
@@ -147,30 +155,41 @@ mod tests {
     fn each_end_of_a_message_is_counted_once() {
         let mut ledger = Ledger::new();
         let mut mailbox = Mailbox::new(1);
-        for _ in 0..4 {
-            ledger.accepted();
-        }
+        let first = ledger.next();
+        ledger.accepted(3);
+        ledger.accepted(1);
         ledger.rejected();
-        ledger.outcome(1, &completed());
-        ledger.outcome(2, &Outcome::Aborted(Aborted::unexecuted(AbortReason::Detached)));
-        ledger.outcome(2, &completed());
-        ledger.outcome(99, &completed());
+        ledger.outcome(first, &completed());
+        ledger.outcome(first + 1, &Outcome::Aborted(Aborted::unexecuted(AbortReason::Detached)));
+        ledger.outcome(first + 1, &completed());
+        ledger.outcome(first + 4, &completed());
+        ledger.outcome(0, &completed());
+        ledger.outcome(u64::MAX, &completed());
         let counts = ledger.close(&mut mailbox);
-        let expected = Counts { sent: 4, completed: 1, aborted: 1, rejected: 1, lost: 2, duplicated: 2 };
+        let expected = Counts { sent: 4, completed: 1, aborted: 1, rejected: 1, lost: 2, duplicated: 4 };
         assert_eq!(counts, expected);
     }
 
     #[test]
     fn a_message_that_is_overtaken_by_a_whole_ledger_is_lost() {
         let mut ledger = Ledger::new();
-        ledger.accepted();
-        for id in 2..=PLACES as u64 {
-            ledger.accepted();
+        let first = ledger.next();
+        ledger.accepted(2 * PLACES + 1);
+        for id in first + 1..first + 2 * FIRST + 1 {
             ledger.outcome(id, &completed());
         }
-        ledger.accepted();
-        ledger.outcome(PLACES as u64 + 1, &completed());
+        let overtaken = ledger.counts;
+        ledger.outcome(first, &completed());
         let counts = ledger.close(&mut Mailbox::new(1));
-        assert_eq!((counts.lost, counts.duplicated), (1, 0));
+        assert_eq!((overtaken.lost, overtaken.duplicated), (1, 0));
+        assert_eq!((counts.lost, counts.duplicated), (1, 1));
+    }
+
+    #[test]
+    fn what_was_never_answered_is_lost_however_long_ago_it_was_sent() {
+        let mut ledger = Ledger::new();
+        ledger.accepted(3 * PLACES + 5);
+        let counts = ledger.close(&mut Mailbox::new(1));
+        assert_eq!((counts.sent, counts.lost), (3 * FIRST + 5, 3 * FIRST + 5));
     }
 }

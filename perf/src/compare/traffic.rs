@@ -207,7 +207,7 @@ impl Sending {
                 self.batch.extend((first..).take(BATCH).map(|id| (id, Message::call(|_| 0))));
                 let sent = producer.send_batch_to(&mut self.mailbox, &mut self.batch);
                 match sent {
-                    Ok(count) => (0..count).for_each(|_| self.ledger.accepted()),
+                    Ok(count) => self.ledger.accepted(count),
                     Err(SendErrorReason::Full) => self.ledger.rejected(),
                     Err(reason) => return Err(Error::failed(format!("a batch was refused: {reason}"))),
                 }
