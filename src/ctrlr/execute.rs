@@ -9,7 +9,7 @@ use super::retry::Kept;
 use super::turn::Turn;
 use crate::dma::DmaSlice;
 use crate::queue::RejectReason;
-use crate::ring::inside::{InsidePoll, contain_panic};
+use crate::ring::inside::{InsidePoll, contain_panic, is_inside_poll};
 use crate::ring::place::Taken;
 use crate::ring::{AbortReason, Aborted, Outcome};
 use crate::spec::command::{AdminOpcode, Command};
@@ -51,10 +51,11 @@ impl Core {
 
     /// Executes one message; its outcome comes now or with a completion.
     pub(crate) fn execute(&mut self, envelope: Envelope) {
+        let _inside = InsidePoll::enter();
         Taken::lend(envelope, |envelope| self.execute_taken(envelope));
     }
 
-    /// Executes one message out of the ring, as [`Core::execute`].
+    /// Executes one message out of the ring, as [`Core::execute`], and as what received it runs it: inside a poll.
     ///
     /// Closures here and all else elsewhere, and told apart before it is moved: or it would be copied whole on its way to the closure.
     #[inline(always)]
@@ -120,9 +121,8 @@ impl Core {
 
     #[inline(always)]
     fn call(&mut self, call: Call, responder: Responder) {
-        let inside = InsidePoll::enter();
+        debug_assert!(is_inside_poll(), "a message runs inside a poll");
         let result = contain_panic(|| call(&mut Turn { core: self }));
-        drop(inside);
         // Two calls and no common variable: so the usual outcome is written once, where it travels.
         match result {
             Some(value) => self.outbox.deliver(responder, Outcome::Completed(Reply::Called(value))),

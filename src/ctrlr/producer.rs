@@ -180,15 +180,16 @@ impl<S: Scheme> Producer<S> {
         let pushed = self.sender.push_from(messages, room, |entry, place| {
             // There is room in the window: `room` was counted.
             let responder = mailbox.responder(entry.get().0).unwrap_or_else(|| unreachable!("counted"));
+            // By themselves, as in `send_to`, and told apart before they are looked into.
+            if !matches!(entry.get().1, Message::Call(_)) {
+                return place.fill(Envelope { message: entry.take().1, responder });
+            }
             let call = entry.part(|(_, message)| match message {
                 Message::Call(call) => Some(call),
                 _ => None,
             });
-            match call {
-                // By itself, as in `send_to`.
-                Ok(call) => place.fill(Envelope { message: Message::Call(call.take()), responder }),
-                Err(entry) => place.fill(Envelope { message: entry.take().1, responder }),
-            }
+            let call = call.unwrap_or_else(|_| unreachable!("it is one"));
+            place.fill(Envelope { message: Message::Call(call.take()), responder })
         });
         match pushed {
             Ok(accepted) => {

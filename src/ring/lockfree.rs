@@ -2,6 +2,7 @@
 
 use super::attention::Attention;
 use super::generation::{ClosedRing, QuietRing};
+use super::inside::InsidePoll;
 use super::mpsc::{Lookout, Ring};
 use super::place::Taken;
 use super::published::{Publisher, Reader, published};
@@ -61,6 +62,7 @@ impl<M: Send + 'static> LockFreeReceiver<M> {
         }
         let this = Follow(self);
         let Some(ring) = this.0.reader.current() else { return 0 };
+        let _inside = InsidePoll::enter();
         // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
         // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
         // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.

@@ -133,13 +133,15 @@ pub trait Sender<M>: Clone + Send + Sync + 'static {
             // SAFETY: a value that is the vector's no more, and that is asked for once.
             write(unsafe { Taken::new(value) }, place)
         });
-        let gone = *pushed.as_ref().unwrap_or(&0);
-        // SAFETY: no more than there were.
-        let rest = unsafe { first.add(gone) };
-        // SAFETY: the others were not asked for, and move within the vector's memory.
-        unsafe { first.copy_from(rest, len - gone) };
-        // SAFETY: so many are at the front now.
-        unsafe { values.set_len(len - gone) };
+        let left = len - pushed.as_ref().unwrap_or(&0);
+        if left > 0 {
+            // SAFETY: no more than there were.
+            let rest = unsafe { first.add(len - left) };
+            // SAFETY: these were not asked for, and move within the vector's memory.
+            unsafe { first.copy_from(rest, left) };
+            // SAFETY: so many are at the front now.
+            unsafe { values.set_len(left) };
+        }
         pushed
     }
 }
@@ -172,7 +174,7 @@ pub trait Receiver<M>: Send + 'static {
     #[inline]
     fn leave(&mut self) {}
 
-    /// Takes up to `max` messages and gives each to `each`; returns how many.
+    /// Takes up to `max` messages and gives each to `each`, which so runs inside a poll ([`super::inside`]); returns how many.
     fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize;
 
     /// The cold path, called between two polls while attention is raised: looks at what is published now.

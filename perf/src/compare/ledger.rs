@@ -175,7 +175,7 @@ mod tests {
         let mut ledger = Ledger::new();
         let first = ledger.next();
         ledger.accepted(2 * PLACES + 1);
-        for id in first + 1..first + 2 * FIRST + 1 {
+        for id in first + 1..=first + 2 * FIRST {
             ledger.outcome(id, &completed());
         }
         let overtaken = ledger.counts;

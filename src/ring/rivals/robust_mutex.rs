@@ -3,6 +3,7 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
+use super::super::inside::InsidePoll;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
@@ -132,7 +133,10 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
             },
             _ => 0,
         });
-        self.batch.drain(..).for_each(|message| Taken::lend(*message, &mut each));
+        if taken != 0 {
+            let _inside = InsidePoll::enter();
+            self.batch.drain(..).for_each(|message| Taken::lend(*message, &mut each));
+        }
         taken
     }
 

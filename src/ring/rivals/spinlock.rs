@@ -3,6 +3,7 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
+use super::super::inside::InsidePoll;
 use super::super::mpsc::Ring;
 use super::super::place::Taken;
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme};
@@ -105,6 +106,7 @@ impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
         };
         drop(published);
         if taken != 0 {
+            let _inside = InsidePoll::enter();
             self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
         }
         taken

@@ -3,6 +3,7 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
+use super::super::inside::InsidePoll;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
@@ -122,6 +123,7 @@ impl<M: Send + 'static> SpinlockFlagReceiver<M> {
             // Release: pairs with the swap above; there may be more.
             self.shared.pending.store(true, Ordering::Release);
         }
+        let _inside = InsidePoll::enter();
         self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
         taken
     }
