@@ -68,8 +68,8 @@ impl<R> Reply<R> {
     }
 }
 
-/// Outcomes that wait for each other at most: as many as a poll takes messages.
-const OUTBOX: usize = 8;
+/// Outcomes that wait for each other at most: more than a poll has messages, for a ring that is drained.
+const OUTBOX: usize = 32;
 
 /// Outcomes that are delivered together, since one claim of a mailbox's slots costs as much as another, and holds the deliverer up until what it wrote before is on
 /// its way. Whoever fills it flushes it before it does anything else; dropping it flushes too.

@@ -97,6 +97,19 @@ fn what_waits_in_an_outbox_arrives_when_that_is_dropped() {
     assert_eq!(receive(&mut mailbox), [(6, Outcome::Completed(60)), (7, Outcome::Completed(70))]);
 }
 
+/// As when a full ring is drained.
+#[test]
+fn an_outbox_takes_more_than_it_holds() {
+    let mut mailbox = Mailbox::new(100);
+    let mut outbox = Outbox::new();
+    for token in 0..100 {
+        outbox.deliver(mailbox.responder(token).unwrap(), Outcome::Completed(10 * token));
+    }
+    outbox.flush();
+    let expected: Vec<_> = (0..100).map(|token| (token, Outcome::Completed(10 * token))).collect();
+    assert_eq!(receive(&mut mailbox), expected);
+}
+
 /// Threads that answer what they find in `requests` until `stop`, out of order and each at its own pace.
 fn answerers(
     requests: &Arc<SegQueue<(u64, Responder<Counted>)>>,
