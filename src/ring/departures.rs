@@ -86,7 +86,9 @@ pub(crate) fn settle<C: Channel<M>, M, R: Copy, O>(
     let mut drained = Vec::new();
     let mut left = Vec::new();
     for (number, reason, mut ring) in quiet {
-        if ring.drain(|message| deliver(outbox, reason, message)) {
+        // Moved into the closure, so that each message finds them in registers.
+        let (deliver, outbox) = (&mut deliver, &mut *outbox);
+        if ring.drain(move |message| deliver(outbox, reason, message)) {
             drained.push(number);
         } else {
             left.push((number, reason, ring));
