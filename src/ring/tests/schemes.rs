@@ -1,6 +1,7 @@
 //! All four schemes, one test body each: what was sent is received or drained, once, whatever comes and goes meanwhile.
 
 use super::{Census, Counted};
+use crate::ring::inside::is_inside_poll;
 use crate::ring::mpsc::PushError;
 use crate::ring::rivals::{RobustMutex, Spinlock, SpinlockFlag};
 use crate::ring::scheme::{Channel, Quiet, Receiver, Scheme, Sender};
@@ -22,7 +23,11 @@ fn poll<S: Scheme>(attention: &Attention, receiver: &mut ReceiverOf<S>, taken: &
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    let count = receiver.receive(8, |message| taken.push(message.get().id));
+    let count = receiver.receive(8, |message| {
+        assert!(is_inside_poll(), "what is received runs inside a poll");
+        taken.push(message.get().id);
+    });
+    assert!(!is_inside_poll(), "and nothing else does");
     receiver.leave();
     count
 }
