@@ -59,6 +59,16 @@ fn drain(mut quiet: impl Quiet<Counted>) -> Vec<u64> {
     drained
 }
 
+/// Ends a storm with the thread that holds this, whose panic the others would wait for otherwise.
+struct Ends<'s>(&'s AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        // Relaxed: see `Storm::is_over`.
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What the threads of a storm share.
 struct Storm<S: Scheme> {
     attention: Arc<Attention>,
@@ -78,6 +88,7 @@ impl<S: Scheme> Storm<S> {
 
     /// Polls until the end; returns what it took.
     fn poll(&self, mut receiver: ReceiverOf<S>) -> Vec<u64> {
+        let _ends = Ends(&self.stop);
         let mut taken = Vec::new();
         let mut polls = 0_u64;
         while !self.is_over() {
@@ -97,6 +108,7 @@ impl<S: Scheme> Storm<S> {
 
     /// Sends, alone and in batches, through whatever ring there is; returns what was accepted.
     fn produce(&self, first: u64) -> Vec<u64> {
+        let _ends = Ends(&self.stop);
         let mut accepted = Vec::new();
         let mut id = first;
         while !self.is_over() {
@@ -149,12 +161,14 @@ impl<S: Scheme> Storm<S> {
 
     /// Publishes and retires until the end; returns what it drained. Two rings retire at a time now and then.
     fn register_and_unregister(&self, mut channel: Control<S>) -> Vec<u64> {
+        let _ends = Ends(&self.stop);
         let mut drained = Vec::new();
         let end = Instant::now() + Duration::from_millis(700);
         let mut cycles = 0_u32;
         let mut earlier = None;
         // Longer on a machine that is so busy that the poller has not had its turn.
-        while Instant::now() < end || cycles < 10 || !self.has_received.load(Ordering::Relaxed) {
+        let has_received = || self.has_received.load(Ordering::Relaxed);
+        while !self.is_over() && (Instant::now() < end || cycles < 10 || !has_received()) {
             assert!(Instant::now() < end + Duration::from_secs(120), "the poller receives nothing");
             *self.current.lock().unwrap() = Some(channel.publish(16));
             for _ in 0..cycles % 50 {
@@ -175,8 +189,6 @@ impl<S: Scheme> Storm<S> {
         if let Some(retiring) = earlier {
             drained.extend(drain(settle::<S>(&mut channel, retiring, thread::yield_now)));
         }
-        // Relaxed: see `is_over`.
-        self.stop.store(true, Ordering::Relaxed);
         drained
     }
 }
