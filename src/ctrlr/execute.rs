@@ -61,11 +61,7 @@ impl Core {
     #[inline(always)]
     pub(crate) fn execute_taken(&mut self, envelope: Taken<'_, Envelope>) {
         let (message, responder) = envelope.open();
-        let call = message.part(|message| match message {
-            Message::Call(call) => Some(call),
-            _ => None,
-        });
-        match call {
+        match message.part(Message::as_call) {
             Ok(call) => self.call(call.take(), responder),
             Err(message) => self.execute_command(message.take(), responder),
         }

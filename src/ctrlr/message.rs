@@ -69,6 +69,15 @@ impl Message {
     pub fn call(call: impl FnOnce(&mut Turn<'_>) -> u64 + Send + 'static) -> Self {
         Self::Call(Box::new(call))
     }
+
+    /// The closure, if it is one.
+    #[inline(always)]
+    pub(super) fn as_call(&mut self) -> Option<&mut Call> {
+        match self {
+            Self::Call(call) => Some(call),
+            _ => None,
+        }
+    }
 }
 
 /// The answer to a message that was executed.

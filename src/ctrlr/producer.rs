@@ -184,11 +184,8 @@ impl<S: Scheme> Producer<S> {
             if !matches!(entry.get().1, Message::Call(_)) {
                 return place.fill(Envelope { message: entry.take().1, responder });
             }
-            let call = entry.part(|(_, message)| match message {
-                Message::Call(call) => Some(call),
-                _ => None,
-            });
-            let call = call.unwrap_or_else(|_| unreachable!("it is one"));
+            let call =
+                entry.part(|(_, message)| message.as_call()).unwrap_or_else(|_| unreachable!("it is one"));
             place.fill(Envelope { message: Message::Call(call.take()), responder })
         });
         match pushed {

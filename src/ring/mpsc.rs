@@ -198,7 +198,8 @@ impl<T> Ring<T> {
     pub fn push(&self, value: T) -> Result<(), PushError<T>> {
         match self.claim(1) {
             Ok((position, _)) => {
-                self.fill(position, |place| place.fill(value));
+                // SAFETY: claimed by this thread, in a ring that `self` keeps alive.
+                unsafe { Slot::fill(&raw const *self.slots, position, |place| place.fill(value)) };
                 Ok(())
             }
             Err(ClaimError::Full) => Err(PushError::Full(value)),
@@ -322,13 +323,6 @@ impl<T> Ring<T> {
             taken += claimed;
         }
         (taken, Ok(()))
-    }
-
-    /// Has a claimed slot written, and hands it to the consumer.
-    #[inline(always)]
-    fn fill(&self, position: u64, write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>) {
-        // SAFETY: `position` was claimed by this thread, in a ring that `self` keeps alive.
-        unsafe { Slot::fill(&raw const *self.slots, position, write) };
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.

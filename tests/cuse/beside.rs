@@ -105,6 +105,15 @@ fn a_poller_does_its_io_beside_twelve_clients() {
     }
 }
 
+/// Polls and steps, by the clock and not by a number of steps, as what it waits for has threads of its own.
+fn poll_until(rig: &mut Stepped<LockFree>, poller: &mut Poller, what: &str, mut ready: impl FnMut() -> bool) {
+    wait_until(what, || {
+        poller.poll(Instant::now()).expect("alive");
+        rig.device.step();
+        ready()
+    });
+}
+
 fn beside_twelve_clients(latency: Duration, depth: usize, seconds: Option<f64>) {
     let run = Duration::from_secs_f64(seconds.unwrap_or(0.15));
     let cores = core_ids();
@@ -148,11 +157,7 @@ fn beside_twelve_clients(latency: Duration, depth: usize, seconds: Option<f64>) 
             drop(server);
         });
         pin(cores.last());
-        wait_until("a client is answered", || {
-            poller.poll(Instant::now()).expect("alive");
-            rig.device.step();
-            answered.load(Ordering::Relaxed) > 0
-        });
+        poll_until(&mut rig, &mut poller, "a client is answered", || answered.load(Ordering::Relaxed) > 0);
         let mut measure = |what: &str| {
             let before = answered.load(Ordering::Relaxed);
             let waited = waited_ns();
@@ -182,11 +187,7 @@ fn beside_twelve_clients(latency: Duration, depth: usize, seconds: Option<f64>) 
             measure("beside twelve clients");
         }
         stop.store(true, Ordering::Relaxed);
-        wait_until("the clients are gone", || {
-            poller.poll(Instant::now()).expect("alive");
-            rig.device.step();
-            clients.is_finished()
-        });
+        poll_until(&mut rig, &mut poller, "the clients are gone", || clients.is_finished());
         clients.join().expect("no panic");
     });
     drop(qpair);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 /// More than are ever in flight, so that each of those has a place of its own.
 const PLACES: usize = 2048;
-/// The first identifier: one after those with which the places begin.
-const FIRST: u64 = PLACES as u64;
+/// Identifiers of one place are so far apart. What is sent begins with the second lap.
+const LAP: u64 = PLACES as u64;
 /// How long the last outcomes may take.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -58,9 +58,9 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        // As if each place's first identifier had been sent and answered.
+        // As if the first lap had been sent and answered.
         let answered = Box::new(std::array::from_fn(|place| place as u64));
-        Self { answered, next: FIRST, counts: Counts::default() }
+        Self { answered, next: LAP, counts: Counts::default() }
     }
 
     /// The identifier of the message that is sent next.
@@ -88,9 +88,9 @@ impl Ledger {
             self.counts.duplicated += 1;
             return;
         }
-        if id - *newest > FIRST {
+        if id - *newest > LAP {
             // Those in between would have had to come long ago: windows are smaller than the ledger.
-            self.counts.lost += (id - *newest) / FIRST - 1;
+            self.counts.lost += (id - *newest) / LAP - 1;
         }
         *newest = id;
         match outcome {
@@ -132,11 +132,11 @@ impl Ledger {
                 std::thread::yield_now();
             }
         }
-        self.counts.sent = self.next - FIRST;
+        self.counts.sent = self.next - LAP;
         let last = self.next - 1;
         for (place, newest) in (0..).zip(self.answered.iter()) {
-            let last_here = last - (last - place) % FIRST;
-            self.counts.lost += (last_here - newest) / FIRST;
+            let last_here = last - (last - place) % LAP;
+            self.counts.lost += (last_here - newest) / LAP;
         }
         self.counts
     }
@@ -175,7 +175,7 @@ mod tests {
         let mut ledger = Ledger::new();
         let first = ledger.next();
         ledger.accepted(2 * PLACES + 1);
-        for id in first + 1..=first + 2 * FIRST {
+        for id in first + 1..=first + 2 * LAP {
             ledger.outcome(id, &completed());
         }
         let overtaken = ledger.counts;
@@ -190,6 +190,6 @@ mod tests {
         let mut ledger = Ledger::new();
         ledger.accepted(3 * PLACES + 5);
         let counts = ledger.close(&mut Mailbox::new(1));
-        assert_eq!((counts.sent, counts.lost), (3 * FIRST + 5, 3 * FIRST + 5));
+        assert_eq!((counts.sent, counts.lost), (3 * LAP + 5, 3 * LAP + 5));
     }
 }

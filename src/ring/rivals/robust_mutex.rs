@@ -3,12 +3,11 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
-use super::super::inside::InsidePoll;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
 use super::pthread::{RobustHeld, RobustLock};
-use super::taken_under_the_lock;
+use super::{hand_over, taken_under_the_lock};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Publication under the robust recursive mutex that every admin poll holds.
@@ -123,7 +122,7 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
     }
 
     #[inline(always)]
-    fn receive(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
         let batch = &mut self.batch;
         // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.
         let taken = self.published.with(|published| match published {
@@ -134,8 +133,7 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
             _ => 0,
         });
         if taken != 0 {
-            let _inside = InsidePoll::enter();
-            self.batch.drain(..).for_each(|message| Taken::lend(*message, &mut each));
+            hand_over(self.batch.drain(..).map(|message| *message), each);
         }
         taken
     }

@@ -3,11 +3,10 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
-use super::super::inside::InsidePoll;
 use super::super::mpsc::Ring;
 use super::super::place::Taken;
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme};
-use super::taken_under_the_lock;
+use super::{hand_over, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 
@@ -95,7 +94,7 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 
 impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
         let published = self.published.lock();
         let taken = match &*published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
@@ -106,8 +105,7 @@ impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
         };
         drop(published);
         if taken != 0 {
-            let _inside = InsidePoll::enter();
-            self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
+            hand_over(self.batch.drain(..), each);
         }
         taken
     }

@@ -3,11 +3,10 @@
 
 use super::super::attention::Attention;
 use super::super::generation::QuietRing;
-use super::super::inside::InsidePoll;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme, Sender};
-use super::taken_under_the_lock;
+use super::{hand_over, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,7 +107,7 @@ impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
 }
 
 impl<M: Send + 'static> SpinlockFlagReceiver<M> {
-    fn receive_pending(&mut self, max: usize, mut each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn receive_pending(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
         let published = self.shared.published.lock();
         // A swap, not a store: it reads the newest flag, so a sender whose flag it takes down has its message seen below (Acquire, pairs
         // with the Release in `push`), and a later one raises the flag again.
@@ -123,8 +122,7 @@ impl<M: Send + 'static> SpinlockFlagReceiver<M> {
             // Release: pairs with the swap above; there may be more.
             self.shared.pending.store(true, Ordering::Release);
         }
-        let _inside = InsidePoll::enter();
-        self.batch.drain(..).for_each(|message| Taken::lend(message, &mut each));
+        hand_over(self.batch.drain(..), each);
         taken
     }
 }
