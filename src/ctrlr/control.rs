@@ -3,14 +3,13 @@
 #![forbid(unsafe_code)]
 
 use super::hub::Hub;
-use super::message::{Envelope, Reply};
+use super::message::{Envelope, Message};
 use super::producer::{Producer, Registration, SenderOf};
 use super::seat::{Seat, Stalled};
 use crate::ring::departures::{self, Departures};
-use crate::ring::inside::{contain_panic, is_inside_poll};
-use crate::ring::place::Taken;
+use crate::ring::inside::is_inside_poll;
 use crate::ring::scheme::{Channel, Gate, HeldOf};
-use crate::ring::{AbortReason, Aborted, Outbox, Outcome, Scheme};
+use crate::ring::{AbortReason, Scheme};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -192,32 +191,16 @@ impl<S: Scheme> Shared<S> {
 
     /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.
     pub(super) fn settle(&self) -> bool {
-        let mut outbox = Outbox::new();
         departures::settle(
             |run| {
                 let mut control = self.lock();
                 let Control { channel, departures, .. } = &mut *control;
                 run(channel, departures);
             },
-            &mut outbox,
-            |outbox, reason, envelope| unexecuted(outbox, envelope, Aborted::unexecuted(reason)),
-            |outbox| {
-                outbox.flush();
-                self.hub.waiters.bell().ring();
-            },
+            |reason, messages| messages.abort_all(reason, Message::discard),
+            || self.hub.waiters.bell().ring(),
         )
     }
-}
-
-/// Answers a message that was not executed. It is dropped first, so that what it holds is free when its sender hears of it.
-#[inline(always)]
-fn unexecuted(outbox: &mut Outbox<Reply>, envelope: Taken<'_, Envelope>, aborted: Aborted) {
-    let (message, responder) = envelope.open();
-    // Foreign: a closure drops what it captured, and the messages behind it are to be answered all the same.
-    if contain_panic(|| drop(message)).is_none() {
-        tracing::error!("a message that was not executed panicked when it was dropped");
-    }
-    outbox.deliver(responder, Outcome::Aborted(aborted));
 }
 
 impl<S: Scheme> Control<S> {

@@ -4,6 +4,7 @@
 use super::connect::QpairSlot;
 use super::turn::Turn;
 use crate::dma::DmaSlice;
+use crate::ring::place::Taken;
 use crate::ring::{self, MailboxId};
 use crate::spec::command::Command;
 use crate::spec::status::Status;
@@ -68,6 +69,17 @@ impl Message {
     /// A message that runs `call` on the polling thread, where it must not wait for anything.
     pub fn call(call: impl FnOnce(&mut Turn<'_>) -> u64 + Send + 'static) -> Self {
         Self::Call(Box::new(call))
+    }
+
+    /// Drops it where it lies. Closures are told apart here, as there may be many: what drops messages of all kinds is a call.
+    #[inline(always)]
+    pub(super) fn discard(this: Taken<'_, Self>) {
+        if !matches!(this.get(), Self::Call(_)) {
+            return drop(this);
+        }
+        if let Ok(call) = this.part(Self::as_call) {
+            drop(call);
+        }
     }
 
     /// The closure, if it is one.

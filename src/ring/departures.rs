@@ -4,8 +4,8 @@
 //! What the mutex is under which this is changed, and what becomes of the messages, is the user's business.
 #![forbid(unsafe_code)]
 
-use super::place::Taken;
 use super::scheme::{Channel, Quiet};
+use super::slot::Run;
 use crate::sync::{Protection, protected};
 use std::collections::VecDeque;
 
@@ -66,13 +66,12 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
     }
 }
 
-/// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `deliver` answers one message that was left in a ring
-/// by way of `outbox`, and `flush` ends that, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
-pub(crate) fn settle<C: Channel<M>, M, R: Copy, O>(
+/// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `answer` answers messages that were left in a ring,
+/// and `answered` is told when that is done, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
+pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
     mut locked: impl FnMut(&mut dyn FnMut(&mut C, &mut Departures<C, M, R>)),
-    outbox: &mut O,
-    mut deliver: impl FnMut(&mut O, R, Taken<'_, M>),
-    flush: impl FnOnce(&mut O),
+    mut answer: impl FnMut(R, &mut Run<'_, M>),
+    answered: impl FnOnce(),
 ) -> bool {
     let mut quiet = Vec::new();
     let mut is_over = false;
@@ -86,15 +85,13 @@ pub(crate) fn settle<C: Channel<M>, M, R: Copy, O>(
     let mut drained = Vec::new();
     let mut left = Vec::new();
     for (number, reason, mut ring) in quiet {
-        // Moved into the closure, so that each message finds them in registers.
-        let (deliver, outbox) = (&mut deliver, &mut *outbox);
-        if ring.drain(move |message| deliver(outbox, reason, message)) {
+        if ring.drain(|run| answer(reason, run)) {
             drained.push(number);
         } else {
             left.push((number, reason, ring));
         }
     }
-    flush(outbox);
+    answered();
     locked(&mut |_, departures| {
         departures.undrained.retain(|number| !drained.contains(number));
         let left = left.drain(..).map(|(number, reason, ring)| (number, reason, Leaving::Quiet(ring)));

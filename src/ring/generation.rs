@@ -5,9 +5,9 @@
 //! quiet ring whose `drain` said so.
 
 use super::mpsc::Ring;
-use super::place::Taken;
 use super::published::Retired;
 use super::scheme::Quiet;
+use super::slot::Run;
 use crate::sync::Arc;
 use std::fmt;
 
@@ -43,10 +43,10 @@ impl<T> QuietRing<T> {
 }
 
 impl<T: Send + 'static> Quiet<T> for QuietRing<T> {
-    fn drain(&mut self, each: impl FnMut(Taken<'_, T>)) -> bool {
+    fn drain(&mut self, each: impl FnMut(&mut Run<'_, T>)) -> bool {
         // SAFETY: `self` was made after the last other consumer had left (`has_left`, or the caller of `new` vouches), is not
         // cloned, and `&mut` keeps its own calls apart.
-        unsafe { self.ring.consume(usize::MAX, each) };
+        unsafe { self.ring.consume_runs(each) };
         self.ring.is_empty()
     }
 }

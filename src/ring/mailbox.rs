@@ -8,7 +8,7 @@
 //! The reference travels with the message, and not with the reply, for whoever takes that out of the ring has the ring. What delivers forgets the reference
 //! ([`Arc::into_raw`]), what is at home is counted, and what sends again makes the reference anew ([`Arc::from_raw`]).
 
-use super::mpsc::{PushError, Ring};
+use super::mpsc::Ring;
 use super::outcome::{Outcome, Responder};
 use crate::sync::{Arc, Protection, protected, yield_now};
 use std::fmt;
@@ -24,52 +24,59 @@ pub(crate) struct Reply<R> {
 pub(super) type Credit<R> = Arc<Ring<Reply<R>>>;
 
 impl<R> Reply<R> {
-    pub(super) fn deliver(credit: Credit<R>, token: u64, outcome: Outcome<R>) {
-        let mut reply = ManuallyDrop::new(Self { token, outcome });
-        // SAFETY: a reply, which is not used as one any more, and whose credit is of this ring.
-        unsafe { Self::deliver_all(Arc::into_raw(credit), &raw mut *reply, 1) };
+    pub(super) fn new(token: u64, outcome: Outcome<R>) -> Self {
+        Self { token, outcome }
     }
 
-    /// Delivers, or drops, the `count` replies at `replies`, with their credits.
+    pub(super) fn deliver(credit: Credit<R>, token: u64, outcome: Outcome<R>) {
+        let reply = ManuallyDrop::new(Self { token, outcome });
+        // SAFETY: it is not used as one any more, and asked for once.
+        let take = |_| unsafe { std::ptr::read(&raw const *reply) };
+        // SAFETY: its credit is of this ring.
+        unsafe { Self::deliver_all(Arc::into_raw(credit), 1, take) };
+    }
+
+    /// Delivers, or drops, `count` replies, with their credits; `reply` is asked for each of them once, by its index.
     ///
     /// # Safety
-    /// `replies` are valid, and the caller's no more; as many references to `ring`, as [`Arc::into_raw`] gave them, were the caller's and are so no more.
-    #[inline]
-    unsafe fn deliver_all(ring: *const Ring<Self>, replies: *mut Self, count: usize) {
+    /// As many references to `ring`, as [`Arc::into_raw`] gave them, were the caller's and are so no more.
+    #[inline(always)]
+    pub(super) unsafe fn deliver_all(
+        ring: *const Ring<Self>,
+        count: usize,
+        mut reply: impl FnMut(usize) -> Self,
+    ) {
         // SAFETY: each reply that is not handed over yet has its reference to the ring, which so is valid.
-        let (taken, pushed) = unsafe { Ring::push_owners(ring, replies, count) };
-        // There are as many slots as credits.
-        debug_assert!(
-            !matches!(pushed, Err(PushError::Full(()))),
-            "a mailbox was full though it gave out no more credits than it has slots"
-        );
+        let pushed = unsafe { Ring::push_owners(ring, count, |index, place| place.fill(reply(index))) };
+        let taken = pushed.unwrap_or(0);
         if taken < count {
-            // SAFETY: within what the caller vouched for.
-            let unwanted = unsafe { replies.add(taken) };
-            // SAFETY: as above, and not taken.
-            unsafe { Self::drop_unwanted(ring, unwanted, count - taken) };
+            // SAFETY: as the caller vouches, for those that were not taken.
+            unsafe { Self::drop_unwanted(ring, (taken..count).map(reply)) };
         }
     }
 
     /// The mailbox was dropped: nobody wants these outcomes, nor their credits.
     ///
     /// # Safety
-    /// As for [`Reply::deliver_all`].
+    /// As for [`Reply::deliver_all`], with as many references as replies.
     #[cold]
-    unsafe fn drop_unwanted(ring: *const Ring<Self>, replies: *mut Self, count: usize) {
-        for index in 0..count {
+    unsafe fn drop_unwanted(ring: *const Ring<Self>, unwanted: impl Iterator<Item = Self>) {
+        for reply in unwanted {
             // SAFETY: as the caller vouches, once for each.
-            drop(unsafe { Arc::from_raw(ring) });
-            // SAFETY: one of them.
-            let reply = unsafe { replies.add(index) };
-            // SAFETY: as above, and each once.
-            unsafe { reply.drop_in_place() };
+            let credit = unsafe { Arc::from_raw(ring) };
+            // There are as many slots as credits.
+            debug_assert!(
+                credit.is_closed(),
+                "a mailbox was full though it gave out no more credits than it has slots"
+            );
+            drop(credit);
+            drop(reply);
         }
     }
 }
 
-/// Outcomes that wait for each other at most: more than a poll has messages, for a ring that is drained.
-const OUTBOX: usize = 32;
+/// Outcomes that wait for each other at most: as many as a poll takes messages.
+const OUTBOX: usize = 8;
 
 /// Outcomes that are delivered together, since one claim of a mailbox's slots costs as much as another, and holds the deliverer up until what it wrote before is on
 /// its way. Whoever fills it flushes it before it does anything else; dropping it flushes too.
@@ -132,8 +139,14 @@ impl<R> Outbox<R> {
     pub(crate) fn flush(&mut self) {
         let count = std::mem::take(&mut self.len);
         if count > 0 {
-            // SAFETY: the first `count` were written, are no more the outbox's, and are for this mailbox, whose reference was forgotten with each.
-            unsafe { Reply::deliver_all(self.ring, self.replies.as_mut_ptr().cast(), count) };
+            let take = |index: usize| {
+                // SAFETY: below `count`.
+                let reply = unsafe { self.replies.get_unchecked(index) };
+                // SAFETY: it was written, is no more the outbox's, and is asked for once.
+                unsafe { reply.assume_init_read() }
+            };
+            // SAFETY: they are for this mailbox, whose reference was forgotten with each.
+            unsafe { Reply::deliver_all(self.ring, count, take) };
         }
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mpsc`, `place` | the bounded ring and its CLOSED bit; messages written and read where they lie |
+//! | `mpsc`, `slot`, `place` | the bounded ring and its CLOSED bit; messages written and read where they lie |
 //! | `attention` | the one word that an idle poll reads |
 //! | `published` | arc-swap and the epoch: which ring, and when the reader has left it |
 //! | `generation` | one ring's states, from published to drained |
 //! | `scheme` | the seam; `lockfree` is the default, `rivals` are what it is compared with |
-//! | `outcome` | exactly one answer to each accepted message |
+//! | `outcome`, `abort` | exactly one answer to each accepted message, and to those that are left in a ring |
 //! | `ticket`, `mailbox` | how a sender gets it: one at a time, or a window of many |
 //! | `sleeper` | a poller that sleeps until a message comes |
 //! | `bell`, `waiters` | how those who sleep are woken |
@@ -20,6 +20,7 @@
 //!             the reader consumes              the reader may still consume     the retirer consumes   nobody
 //! ```
 
+mod abort;
 mod attention;
 mod bell;
 pub(crate) mod departures;
@@ -39,6 +40,7 @@ mod published;
 pub mod rivals;
 pub(crate) mod scheme;
 pub(crate) mod sleeper;
+pub(crate) mod slot;
 mod snapshot;
 mod ticket;
 mod waiters;

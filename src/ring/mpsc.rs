@@ -28,11 +28,10 @@
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
 use super::place::{Filled, Place, Taken};
-use super::prefetch_to_write;
-use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering, protected};
+use super::slot::{LONGEST_RUN, Run, Slot, WRITE_AHEAD};
+use crate::sync::{AtomicU64, Ordering, Protection, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
-use std::mem::MaybeUninit;
 
 /// Set in `tail` when the ring is closed. Positions are below it for 29,000 years of a message per 100 ns.
 const CLOSED: u64 = 1 << 63;
@@ -46,72 +45,6 @@ pub enum PushError<T> {
     Closed(T),
 }
 
-/// How many slots ahead of its claim a producer asks for the next ones, which lie in the consumer's cache: as long as the way takes.
-const WRITE_AHEAD: u64 = 8;
-
-/// How many slots a consumer looks at before it takes the first of them.
-const READ_AHEAD: usize = 8;
-
-/// A slot is written by the producer that claimed it and read by the consumer, in turns that `sequence` and `head` decide.
-#[repr(C, align(64))]
-struct Slot<T> {
-    sequence: AtomicU64,
-    value: UnsafeCell<MaybeUninit<T>>,
-}
-
-impl<T> Slot<T> {
-    /// The slot of `position`, of a ring's `slots`: loops have these in registers, as no compiler knows that a ring's slots stay where they are.
-    #[inline(always)]
-    fn of(slots: &[Self], position: u64) -> &Self {
-        // SAFETY: below the length, which is a power of two.
-        unsafe { slots.get_unchecked(position as usize & (slots.len() - 1)) }
-    }
-
-    /// Has `write` put the value of `position` into its slot, of a ring's `slots`, and hands it to the consumer by a store that is the last access to them.
-    ///
-    /// # Safety
-    /// `slots` are valid until that store, and `position` was claimed by the caller.
-    #[inline(always)]
-    unsafe fn fill(
-        slots: *const [Self],
-        position: u64,
-        write: impl for<'p> FnOnce(Place<'p, T>) -> Filled<'p>,
-    ) {
-        // SAFETY: valid; the reference ends with the statement.
-        prefetch_to_write(Self::of(unsafe { &*slots }, position + WRITE_AHEAD).first_line());
-        // SAFETY: as above.
-        let slot: *const Self = Self::of(unsafe { &*slots }, position);
-        // SAFETY: valid; a reference to the cell alone, which others may free once the store below is done.
-        let cell = unsafe { &(*slot).value };
-        cell.with_mut(|cell| {
-            // SAFETY: the claim found that the consumer is done with the slot: until the store below nobody else touches it.
-            let place = unsafe { Place::new(cell.cast::<T>()) };
-            write(place);
-        });
-        // SAFETY: valid until the store below has happened.
-        let sequence = unsafe { &(*slot).sequence };
-        // Release: pairs with the Acquire in `consume`, which reads the value.
-        sequence.store(position + 1, ordering(Ordering::Release, Protection::SlotRelease));
-    }
-
-    /// What to ask for ahead of time. A slot's second line holds the commands of messages that have one, which are too few to ask for it each time, and
-    /// while nobody writes it, reading it costs nothing.
-    #[inline(always)]
-    fn first_line(&self) -> *const u8 {
-        std::ptr::from_ref(self).cast()
-    }
-
-    /// How many messages lie ready from `head` on, as far as one looks ahead. Looking at all of them first has them on their way together, and not
-    /// each when the one before it has been dealt with.
-    #[inline(always)]
-    fn ready(slots: &[Self], head: u64) -> usize {
-        // Acquire: pairs with the Release in `fill`, for who reads the value.
-        let is_ready =
-            |position: &u64| Self::of(slots, *position).sequence.load(Ordering::Acquire) == position + 1;
-        (head..head + READ_AHEAD as u64).take_while(is_ready).count()
-    }
-}
-
 /// Gives a slot back when its message was dealt with, by a panic too.
 struct Return<'a> {
     head: &'a AtomicU64,
@@ -123,6 +56,20 @@ impl Drop for Return<'_> {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `look_at_head`: the slot's next writer comes after our read.
         self.head.store(self.next, ordering(Ordering::Release, Protection::SlotReturn));
+    }
+}
+
+/// As [`Return`], for what was taken of a run.
+struct Lent<'a, T> {
+    head: &'a AtomicU64,
+    first: u64,
+    run: Run<'a, T>,
+}
+
+impl<T> Drop for Lent<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        drop(Return { head: self.head, next: self.first + self.run.taken() as u64 });
     }
 }
 
@@ -162,9 +109,7 @@ impl<T> Ring<T> {
             capacity.is_power_of_two() && capacity >= 2,
             "ring capacity {capacity}: a power of two, 2 or more"
         );
-        // No position's message has sequence 0.
-        let empty = || Slot { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
-        let slots = (0..capacity).map(|_| empty()).collect();
+        let slots = (0..capacity).map(|_| Slot::empty()).collect();
         let claims = Claims { tail: AtomicU64::new(0), free_until: AtomicU64::new(capacity as u64) };
         Self { claims: CachePadded::new(claims), head: CachePadded::new(AtomicU64::new(0)), slots }
     }
@@ -198,8 +143,10 @@ impl<T> Ring<T> {
     pub fn push(&self, value: T) -> Result<(), PushError<T>> {
         match self.claim(1) {
             Ok((position, _)) => {
+                let slot = self.slot(position);
+                Slot::ask_for(slot, WRITE_AHEAD);
                 // SAFETY: claimed by this thread, in a ring that `self` keeps alive.
-                unsafe { Slot::fill(&raw const *self.slots, position, |place| place.fill(value)) };
+                unsafe { Slot::fill(slot, position, |place| place.fill(value)) };
                 Ok(())
             }
             Err(ClaimError::Full) => Err(PushError::Full(value)),
@@ -210,35 +157,18 @@ impl<T> Ring<T> {
     /// Appends up to `wanted` values, many with one claim: `write` puts the one of an index, each below the number that is returned once, where it
     /// stays, and is asked only when there is a slot. `Err` when there was none.
     ///
-    /// A claim's slots are filled from the last to the first, so that the consumer, who waits at the first, finds all of them at once and
-    /// takes none of their lines away meanwhile. `write` must not panic: its slot is claimed, and all behind it wait.
+    /// `write` must not panic: its slot is claimed, and all behind it wait.
     #[inline(always)]
     pub(super) fn push_with(
         &self,
         wanted: usize,
-        mut write: impl for<'p> FnMut(usize, Place<'p, T>) -> Filled<'p>,
+        write: impl for<'p> FnMut(usize, Place<'p, T>) -> Filled<'p>,
     ) -> Result<usize, PushError<()>> {
-        let slots = &*self.slots;
-        let mut pushed = 0;
-        while pushed < wanted {
-            match self.claim((wanted - pushed).min(slots.len())) {
-                Ok((first, count)) => {
-                    for index in (0..count).rev() {
-                        let (index, position) = (pushed + index, first + index as u64);
-                        // SAFETY: claimed by this thread, in a ring that `self` keeps alive.
-                        unsafe { Slot::fill(slots, position, |place| write(index, place)) };
-                    }
-                    pushed += count;
-                }
-                Err(_) if pushed > 0 => break,
-                Err(ClaimError::Full) => return Err(PushError::Full(())),
-                Err(ClaimError::Closed) => return Err(PushError::Closed(())),
-            }
-        }
-        Ok(pushed)
+        // SAFETY: valid as long as `self` is borrowed.
+        unsafe { Self::push_owners(self, wanted, write) }
     }
 
-    /// Claims up to `wanted` successive positions: the first one, and how many.
+    /// Claims up to `wanted` (1 or more) successive positions whose slots lie in a row: the first one, and how many.
     #[inline]
     fn claim(&self, wanted: usize) -> Result<(u64, usize), ClaimError> {
         // Acquire: pairs with the Release of earlier claims: the slots that they found free are free for us. As for the
@@ -250,8 +180,11 @@ impl<T> Ring<T> {
                 return Err(ClaimError::Closed);
             }
             let position = tail & !CLOSED;
-            let free = self.free_until(position + wanted as u64).saturating_sub(position);
-            let count = free.min(wanted as u64);
+            let in_a_row = self.slots.len() - (position as usize & (self.slots.len() - 1));
+            // One is there in any case, and who wants one is told nothing new.
+            let wanted = if wanted > 1 { wanted.min(in_a_row) as u64 } else { 1 };
+            let free = self.free_until(position + wanted).saturating_sub(position);
+            let count = free.min(wanted);
             if count > 0 {
                 // Release: pairs with the Acquires of later claims. Who owns a position, and what came before CLOSED, is decided by the
                 // word's own modification order; the message is published by the slot's sequence.
@@ -288,41 +221,36 @@ impl<T> Ring<T> {
         free_until
     }
 
-    /// Appends the `count` values at `values`, each of which stands for a reference to the ring, many with one claim, for a caller without another one. Returns how
-    /// many it took, from the front; the others stay where they are.
+    /// As [`Ring::push_with`], for a caller without a reference to the ring: each value that it writes stands for one.
     ///
     /// # Safety
-    /// `values` is valid for `count` reads, and what was taken is the caller's no more. `ring` is valid, and stays so while any of the values (which the
-    /// consumer may take, with their references, before this returns) is in the ring or at `values`.
-    #[inline]
+    /// `ring` is valid, and stays so until the last of the values is handed over. (Then the consumer may have taken them all, with their references.)
+    #[inline(always)]
     pub(super) unsafe fn push_owners(
         ring: *const Self,
-        values: *const T,
-        count: usize,
-    ) -> (usize, Result<(), PushError<()>>) {
-        let mut taken = 0;
-        while taken < count {
+        wanted: usize,
+        mut write: impl for<'p> FnMut(usize, Place<'p, T>) -> Filled<'p>,
+    ) -> Result<usize, PushError<()>> {
+        let mut pushed = 0;
+        while pushed < wanted {
             // SAFETY: there are values left; the reference ends with the statement.
-            let claimed = unsafe { &*ring }.claim(count - taken);
-            let (first, claimed) = match claimed {
-                Ok(claimed) => claimed,
-                Err(ClaimError::Full) => return (taken, Err(PushError::Full(()))),
-                Err(ClaimError::Closed) => return (taken, Err(PushError::Closed(()))),
-            };
-            // SAFETY: as above. Raw, as the slots may be freed with the last value that is handed over.
-            let slots: *const [Slot<T>] = unsafe { &raw const *(*ring).slots };
-            // As in `push_with`, from the last to the first.
-            for index in (0..claimed).rev() {
-                // SAFETY: no more were claimed than there are left.
-                let value = unsafe { values.add(taken + index) };
-                // SAFETY: each value is read once.
-                let value = unsafe { value.read() };
-                // SAFETY: claimed by us, and this value is not handed over yet.
-                unsafe { Slot::fill(slots, first + index as u64, |place| place.fill(value)) };
+            match unsafe { &*ring }.claim((wanted - pushed).min(LONGEST_RUN)) {
+                Ok((first, count)) => {
+                    // SAFETY: as above. Raw, as the slots may be freed with the last value that is handed over.
+                    let slots: *const [Slot<T>] = unsafe { &raw const *(*ring).slots };
+                    let slot = slots.cast::<Slot<T>>().wrapping_add(first as usize & (slots.len() - 1));
+                    // SAFETY: claimed by this thread, and valid until the first of these values is handed over, which is the last of them.
+                    unsafe {
+                        Slot::fill_all(slot, first, count, |index, place| write(pushed + index, place));
+                    };
+                    pushed += count;
+                }
+                Err(_) if pushed > 0 => break,
+                Err(ClaimError::Full) => return Err(PushError::Full(())),
+                Err(ClaimError::Closed) => return Err(PushError::Closed(())),
             }
-            taken += claimed;
         }
-        (taken, Ok(()))
+        Ok(pushed)
     }
 
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
@@ -374,6 +302,32 @@ impl<T> Ring<T> {
             taken += ready;
         }
         taken
+    }
+
+    /// Gives all messages to `each`, in order and in runs; as [`Ring::consume`], for a ring that is drained: the slots of a run are given back when `each` is done
+    /// with it, and what it does not take ends the call.
+    ///
+    /// # Safety
+    /// As for [`Ring::consume`].
+    #[inline(always)]
+    pub(super) unsafe fn consume_runs(&self, mut each: impl FnMut(&mut Run<'_, T>)) {
+        // Relaxed: as in `consume`.
+        let mut head = self.head.load(Ordering::Relaxed);
+        let slots = &*self.slots;
+        loop {
+            // SAFETY: the caller is the only consumer, and all before `head` was taken, and nothing else.
+            let run = unsafe { Run::ready(slots, head) };
+            let wanted = run.len();
+            let mut lent = Lent { head: &self.head, first: head, run };
+            if wanted == 0 {
+                break;
+            }
+            each(&mut lent.run);
+            head += lent.run.taken() as u64;
+            if lent.run.taken() < wanted {
+                break;
+            }
+        }
     }
 
     /// Closes the ring: from now on every push is refused. What was claimed before stays to be consumed. Idempotent.

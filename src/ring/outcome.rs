@@ -4,6 +4,7 @@
 
 use super::inside::{InsidePoll, contain_panic};
 use super::mailbox::{Credit, MailboxId, Reply};
+use super::mpsc::Ring;
 use super::place::Taken;
 use super::ticket::Cell;
 use crate::sync::Arc;
@@ -121,6 +122,15 @@ impl<R> Responder<R> {
         match unsafe { std::ptr::read(&raw const this.0) } {
             Some(Target::Mailbox { mailbox, token }) => Ok((mailbox, token)),
             elsewhere => Err(Self(elsewhere)),
+        }
+    }
+
+    /// The mailbox's ring and the token that it answers to, if it answers to one.
+    #[inline(always)]
+    pub(super) fn address(&self) -> Option<(*const Ring<Reply<R>>, u64)> {
+        match &self.0 {
+            Some(Target::Mailbox { mailbox, token }) => Some((Arc::as_ptr(mailbox), *token)),
+            _ => None,
         }
     }
 

@@ -66,7 +66,7 @@ impl<S: Scheme> Drop for Probe<S> {
             }
         };
         // Nobody pushes any more: `&mut self` is the last.
-        while !quiet.drain(|message| drop(message)) {}
+        while !quiet.drain(|run| run.for_each(|message| drop(message))) {}
     }
 }
 

@@ -6,6 +6,7 @@
 use super::attention::Attention;
 use super::mpsc::{PushError, Ring};
 use super::place::{Filled, Place, Taken};
+use super::slot::Run;
 use crate::sync::Arc;
 use std::fmt;
 
@@ -192,5 +193,5 @@ pub trait Receiver<M>: Send + 'static {
 pub trait Quiet<M>: Send + 'static {
     /// Gives every message that was accepted and not received to `each`. False while a producer that claimed a slot has not written
     /// it yet; call again.
-    fn drain(&mut self, each: impl FnMut(Taken<'_, M>)) -> bool;
+    fn drain(&mut self, each: impl FnMut(&mut Run<'_, M>)) -> bool;
 }

@@ -30,12 +30,13 @@ fn settle(shared: &Shared) -> bool {
             let Control { channel, departures } = &mut *control;
             run(channel, departures);
         },
-        &mut (),
-        |(), (), _message| {
-            // Relaxed: whoever is told that all is over has had the mutex after this.
-            shared.answered.fetch_add(1, Ordering::Relaxed);
+        |(), run| {
+            run.for_each(|_message| {
+                // Relaxed: whoever is told that all is over has had the mutex after this.
+                shared.answered.fetch_add(1, Ordering::Relaxed);
+            });
         },
-        |()| (),
+        || (),
     )
 }
 

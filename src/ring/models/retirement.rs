@@ -98,7 +98,7 @@ fn retire_and_drain(channel: &mut Control, polling: Polling, seat: &Seat) -> (Ve
         seat.sit();
         drained.push(message.take());
     };
-    while !quiet.drain(&mut take) {
+    while !quiet.drain(|run| run.for_each(&mut take)) {
         thread::yield_now();
     }
     if let Some(polling) = polling {
@@ -185,7 +185,9 @@ fn the_next_ring_is_served_while_the_last_one_retires() {
         loop {
             poll(&attention, &mut receiver, &seat, &mut taken);
             match channel.settle(retiring) {
-                Ok(mut quiet) => break assert!(quiet.drain(|message| drained.push(message.take()))),
+                Ok(mut quiet) => {
+                    break assert!(quiet.drain(|run| run.for_each(|message| drained.push(message.take()))));
+                }
                 Err(again) => retiring = again,
             }
         }

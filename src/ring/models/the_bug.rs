@@ -291,7 +291,7 @@ fn act_4_ours_polls_sends_and_unregisters_at_once_and_every_accepted_message_is_
             }
         };
         let mut drained = Vec::new();
-        while !quiet.drain(|message| drained.push(message.take())) {
+        while !quiet.drain(|run| run.for_each(|message| drained.push(message.take()))) {
             thread::yield_now();
         }
         let accepted = sending.join().unwrap();

@@ -6,6 +6,7 @@ use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
 use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Quiet, Receiver, Scheme, Sender};
+use super::super::slot::Run;
 use super::pthread::{RobustHeld, RobustLock};
 use super::{hand_over, taken_under_the_lock};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,8 +106,8 @@ impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
 }
 
 impl<M: Send + 'static> Quiet<M> for BoxedQuiet<M> {
-    fn drain(&mut self, mut each: impl FnMut(Taken<'_, M>)) -> bool {
-        self.0.drain(|message| Taken::lend(*message.take(), &mut each))
+    fn drain(&mut self, mut each: impl FnMut(&mut Run<'_, M>)) -> bool {
+        self.0.drain(|run| run.for_each(|message| Run::lend(*message.take(), &mut each)))
     }
 }
 

@@ -16,9 +16,8 @@ fn settle(
 ) -> bool {
     departures::settle(
         |run| run(channel, departures),
-        answered,
-        |answered, reason, message| answered.push((reason, message.get().id)),
-        |_| (),
+        |reason, run| run.for_each(|message| answered.push((reason, message.get().id))),
+        || (),
     )
 }
 

@@ -4,6 +4,7 @@ use super::{Census, Counted};
 use crate::ring::mpsc::{PushError, Ring};
 use crate::ring::place::Taken;
 use crate::ring::scheme::Sender;
+use crate::ring::slot::Run;
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,6 +16,7 @@ enum Step {
     Push,
     PushBatch(usize),
     Consume(usize),
+    ConsumeRuns,
     Close,
 }
 
@@ -23,6 +25,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(Step::Push),
         4 => (0..20_usize).prop_map(Step::PushBatch),
         6 => (0..20_usize).prop_map(Step::Consume),
+        1 => Just(Step::ConsumeRuns),
         1 => Just(Step::Close),
     ]
 }
@@ -61,6 +64,14 @@ fn take(ring: &Ring<Counted>, max: usize) -> Vec<u64> {
     taken
 }
 
+/// As [`take`], for all of them and in runs.
+fn take_runs(ring: &Ring<Counted>) -> Vec<u64> {
+    let mut taken = Vec::new();
+    // SAFETY: each test consumes on one thread.
+    unsafe { ring.consume_runs(|run| run.for_each(|value| taken.push(value.get().id))) };
+    taken
+}
+
 proptest! {
     #[test]
     fn it_is_a_bounded_queue(log_capacity in 1..5_u32, steps in prop::collection::vec(step(), 0..200)) {
@@ -93,6 +104,7 @@ proptest! {
                     let expected: Vec<_> = oracle.queue.drain(..max.min(oracle.queue.len())).collect();
                     prop_assert_eq!(take(&ring, max), expected);
                 }
+                Step::ConsumeRuns => prop_assert_eq!(take_runs(&ring), Vec::from(std::mem::take(&mut oracle.queue))),
                 Step::Close => {
                     ring.close();
                     oracle.is_closed = true;
@@ -124,6 +136,38 @@ fn a_consumer_that_panics_loses_its_own_message_only() {
     assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
     assert_eq!(take(&ring, usize::MAX), [2, 3]);
     assert_eq!(census.count(), 0);
+}
+
+#[test]
+fn a_run_that_is_not_taken_to_its_end_stays() {
+    let census = Census::default();
+    let ring = Ring::new(128);
+    for id in 0..100 {
+        ring.push(census.value(id)).unwrap();
+    }
+    assert_eq!(take(&ring, 90).len(), 90);
+    for id in 100..200 {
+        ring.push(census.value(id)).unwrap();
+    }
+    let panicking = || {
+        // SAFETY: the one consumer is this thread.
+        unsafe { ring.consume_runs(|run| run.for_each(|value| assert_ne!(value.get().id, 95, "on purpose"))) }
+    };
+    assert!(catch_unwind(AssertUnwindSafe(panicking)).is_err());
+    // SAFETY: as above.
+    unsafe { ring.consume_runs(|_run| ()) };
+    assert_eq!(ring.len(), 104);
+    assert_eq!(take_runs(&ring), (96..200).collect::<Vec<_>>());
+    assert_eq!(census.count(), 0);
+}
+
+#[test]
+fn a_message_that_is_lent_and_not_taken_is_dropped() {
+    let census = Census::default();
+    let mut taken = Vec::new();
+    Run::lend(census.value(1), |run| run.for_each(|value| taken.push(value.get().id)));
+    Run::lend(census.value(2), |run| assert_eq!(run.len(), 1));
+    assert_eq!((taken, census.count()), (vec![1], 0));
 }
 
 #[test]

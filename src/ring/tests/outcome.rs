@@ -1,8 +1,10 @@
 //! Responders and callbacks: exactly one answer, and no panic gets out.
 
-use super::Census;
+use super::{Census, Counted};
 use crate::ring::inside::is_inside_poll;
-use crate::ring::{AbortReason, Aborted, Outcome, Responder};
+use crate::ring::mpsc::Ring;
+use crate::ring::place::Taken;
+use crate::ring::{AbortReason, Aborted, Envelope, Mailbox, Outcome, Responder};
 use std::panic::panic_any;
 use std::sync::mpsc::channel;
 
@@ -57,4 +59,63 @@ fn aborts_say_whether_the_device_may_have_acted() {
     assert_eq!(reset.to_string(), "aborted: the controller was reset (it may have been executed)");
     let detached = Aborted::unexecuted(AbortReason::Detached);
     assert_eq!(detached.to_string(), "aborted: the controller was detached (it was not executed)");
+}
+
+/// Messages to two mailboxes in turns of uneven length, one of which is gone, and callbacks between them: more than one run, and around the end of the ring.
+#[test]
+fn all_that_is_left_is_aborted_once_and_in_order() {
+    let census = Census::default();
+    let ring = Ring::new(128);
+    let mut mailboxes = [Mailbox::<u64>::new(256), Mailbox::new(256)];
+    let mut forgotten = Mailbox::new(256);
+    let (sender, called) = channel();
+    let mut envelope = |id: u64| {
+        let responder = match id % 17 {
+            0..9 => mailboxes[0].responder(id).unwrap(),
+            9..12 => mailboxes[1].responder(id).unwrap(),
+            12 => {
+                let (sender, census) = (sender.clone(), census.clone());
+                Responder::to_callback(Box::new(move |outcome| {
+                    sender.send((id, outcome, census.count())).unwrap();
+                }))
+            }
+            _ => forgotten.responder(id).unwrap(),
+        };
+        Envelope { message: census.value(id), responder }
+    };
+    for id in 0..100 {
+        ring.push(envelope(id)).unwrap();
+    }
+    // SAFETY: the one consumer is this thread.
+    unsafe { ring.consume_runs(|run| run.abort_all(AbortReason::Unregistered, |message| drop(message))) };
+    for id in 100..200 {
+        ring.push(envelope(id)).unwrap();
+    }
+    drop(forgotten);
+    let discard = |message: Taken<'_, Counted>| {
+        let id = message.get().id;
+        drop(message);
+        assert_ne!(id % 10, 0, "on purpose");
+    };
+    // SAFETY: as above.
+    unsafe { ring.consume_runs(|run| run.abort_all(AbortReason::Detached, discard)) };
+    assert!(ring.is_empty());
+    assert_eq!(census.count(), 0);
+
+    let aborted = |id: u64| {
+        let reason = if id < 100 { AbortReason::Unregistered } else { AbortReason::Detached };
+        (id, Outcome::Aborted(Aborted::unexecuted(reason)))
+    };
+    for (mailbox, turn) in mailboxes.iter_mut().zip([0..9, 9..12]) {
+        let mut received = Vec::new();
+        mailbox.receive(|token, outcome| received.push((token, outcome)));
+        let expected: Vec<_> = (0..200).filter(|id| turn.contains(&(id % 17))).map(aborted).collect();
+        assert_eq!(received, expected);
+        assert_eq!(mailbox.in_flight(), 0);
+    }
+    let called: Vec<_> = called.try_iter().collect();
+    let expected: Vec<_> = (0..200).filter(|id| id % 17 == 12).map(aborted).collect();
+    assert_eq!(called.iter().map(|(id, outcome, _)| (*id, *outcome)).collect::<Vec<_>>(), expected);
+    // Each heard of it when its message was dropped.
+    assert!(called.iter().all(|(id, _, left)| (*left as u64) < 100 - id % 100));
 }

@@ -35,9 +35,8 @@ impl Control {
         let mut settle = || {
             departures::settle(
                 |run| run(channel, departures),
-                &mut *answered,
-                |answered, reason, message| answered.push((reason, message.take())),
-                |_| (),
+                |reason, run| run.for_each(|message| answered.push((reason, message.take()))),
+                || (),
             )
         };
         (0..4).any(|_| settle())

@@ -52,7 +52,7 @@ fn settle<S: Scheme>(
 fn drain(mut quiet: impl Quiet<Counted>) -> Vec<u64> {
     let deadline = Instant::now() + Duration::from_secs(120);
     let mut drained = Vec::new();
-    while !quiet.drain(|message| drained.push(message.get().id)) {
+    while !quiet.drain(|run| run.for_each(|message| drained.push(message.get().id))) {
         assert!(Instant::now() < deadline, "a claimed slot is never written");
         thread::yield_now();
     }
