@@ -159,9 +159,9 @@ impl<S: Scheme> Shared<S> {
         let number = inner.retire(held, AbortReason::Unregistered);
         drop(control);
         let mut pause = Pause::new(timeout);
-        while number.is_some_and(|number| !self.is_drained(number)) {
-            self.settle();
-            if !pause.take() && number.is_some_and(|number| !self.is_drained(number)) {
+        // When it is not all over, the rings that are left may be later ones.
+        while !self.settle() && number.is_some_and(|number| !self.is_drained(number)) {
+            if !pause.take() {
                 return Err(UnregisterError::Stalled(self.hub.reader.stalled(self.hub.epoch)));
             }
         }

@@ -106,6 +106,13 @@ fn words(comparison: &Comparison, text: &mut String) {
         let mut found = comparison.entrants.iter().filter(|entrant| entrant.name == name);
         found.next().and_then(|entrant| entrant.figures.by_key(key)).map_or(f64::NAN, |value| value.middle)
     };
+    let of_each = |value: &dyn Fn(&str) -> f64| {
+        let schemes = comparison.entrants.iter().filter(|entrant| !entrant.is_control);
+        schemes
+            .map(|entrant| format!("{:.1} with {}", value(entrant.name), entrant.name))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let Raw { ping_pong_ns, message_ns } = comparison.conditions.raw();
     let _ = writeln!(
         text,
@@ -121,12 +128,9 @@ fn words(comparison: &Comparison, text: &mut String) {
     );
     let _ = writeln!(
         text,
-        "In the storm the poller lost {:.3} ms per second to others with lockfree, {:.3} with spinlock, {:.3} with spinlock-flag, {:.3} with robust-mutex; in a calm {:.3}.",
-        by_key("lockfree", "storm_stall_ms"),
-        by_key(BASE, "storm_stall_ms"),
-        by_key("spinlock-flag", "storm_stall_ms"),
-        by_key("robust-mutex", "storm_stall_ms"),
-        by_key("lockfree", "calm_stall_ms"),
+        "In the storm the poller lost, in ms per second: {}. Less what it lost in a calm, which is the machine's doing: {}.",
+        of_each(&|name| by_key(name, "storm_stall_ms")),
+        of_each(&|name| by_key(name, "storm_stall_ms") - by_key(name, "calm_stall_ms")),
     );
     control(comparison, text);
     let conditions = &comparison.conditions;
