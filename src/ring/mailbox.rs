@@ -168,8 +168,8 @@ impl<R> fmt::Debug for Outbox<R> {
 pub struct MailboxId(usize);
 
 impl MailboxId {
-    pub(super) fn of<R>(credit: &Credit<R>) -> Self {
-        Self(Arc::as_ptr(credit).addr())
+    pub(super) fn of<R>(ring: *const Ring<Reply<R>>) -> Self {
+        Self(ring.addr())
     }
 }
 
@@ -195,7 +195,7 @@ impl<R> Mailbox<R> {
 
     /// What tells this mailbox from every other one, for those who are asked about messages of it.
     pub fn id(&self) -> MailboxId {
-        MailboxId::of(&self.ring)
+        MailboxId::of(Arc::as_ptr(&self.ring))
     }
 
     /// How many messages may be in flight at a time.

@@ -293,11 +293,9 @@ impl<T> Ring<T> {
                 let slot = Slot::of(slots, head);
                 head += 1;
                 let _returned = Return { head: &self.head, next: head };
-                slot.value.with_mut(|cell| {
-                    // SAFETY: `ready` says that the slot holds this position's message, written before the Release that it acquired; we are
-                    // the only consumer, and moving `head` on, after this, makes sure that it is taken only once.
-                    each(unsafe { Taken::new(cell.cast::<T>()) });
-                });
+                // SAFETY: `ready` says that the slot holds this position's message, written before the Release that it acquired; we are
+                // the only consumer, and moving `head` on, after this, makes sure that it is taken only once.
+                unsafe { slot.take(&mut each) };
             }
             taken += ready;
         }
@@ -318,10 +316,10 @@ impl<T> Ring<T> {
             // SAFETY: the caller is the only consumer, and all before `head` was taken, and nothing else.
             let run = unsafe { Run::ready(slots, head) };
             let wanted = run.len();
-            let mut lent = Lent { head: &self.head, first: head, run };
             if wanted == 0 {
                 break;
             }
+            let mut lent = Lent { head: &self.head, first: head, run };
             each(&mut lent.run);
             head += lent.run.taken() as u64;
             if lent.run.taken() < wanted {

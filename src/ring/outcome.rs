@@ -136,7 +136,7 @@ impl<R> Responder<R> {
 
     /// Whether it answers to this mailbox, under this token.
     pub(crate) fn is_of(&self, id: MailboxId, wanted: u64) -> bool {
-        matches!(&self.0, Some(Target::Mailbox { mailbox, token }) if *token == wanted && MailboxId::of(mailbox) == id)
+        self.address().is_some_and(|(mailbox, token)| token == wanted && MailboxId::of(mailbox) == id)
     }
 
     /// Disarms the responder of a message that was never accepted, without an answer; a mailbox gets its credit back.

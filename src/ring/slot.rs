@@ -19,7 +19,7 @@ pub(super) const LONGEST_RUN: usize = 32;
 #[repr(C, align(64))]
 pub(super) struct Slot<T> {
     pub(super) sequence: AtomicU64,
-    pub(super) value: UnsafeCell<MaybeUninit<T>>,
+    value: UnsafeCell<MaybeUninit<T>>,
 }
 
 impl<T> Slot<T> {
@@ -99,6 +99,18 @@ impl<T> Slot<T> {
         (position..position + READ_AHEAD as u64).take_while(is_ready).count()
     }
 
+    /// Gives its message to `each`, which need not move it out.
+    ///
+    /// # Safety
+    /// It has one ([`Slot::ready`]), which is the caller's, and is given away once.
+    #[inline(always)]
+    pub(super) unsafe fn take(&self, each: impl FnOnce(Taken<'_, T>)) {
+        self.value.with_mut(|cell| {
+            // SAFETY: as the caller vouches.
+            each(unsafe { Taken::new(cell.cast::<T>()) });
+        });
+    }
+
     /// Where its message lies, for who has that.
     #[inline(always)]
     pub(super) fn message(&self) -> *mut T {
@@ -163,10 +175,8 @@ impl<'slots, T> Run<'slots, T> {
     pub fn for_each(&mut self, mut each: impl FnMut(Taken<'_, T>)) {
         while let Some(slot) = self.slots.get(self.taken) {
             self.taken += 1;
-            slot.value.with_mut(|cell| {
-                // SAFETY: a message of this run, which says by `taken` that it is not any more.
-                each(unsafe { Taken::new(cell.cast::<T>()) });
-            });
+            // SAFETY: a message of this run, which says by `taken` that it is not any more.
+            unsafe { slot.take(&mut each) };
         }
     }
 
