@@ -66,7 +66,13 @@ impl Attention {
     }
 
     /// Lowers `bits`; returns what was raised before. Lower first and look afterwards: then nothing raised meanwhile is missed.
+    ///
+    /// Writes only if there is something to lower: a poller that waits for a retirement leaves the word to who is to lower that.
     pub fn lower(&self, bits: u32) -> u32 {
+        let raised = self.look();
+        if raised & bits == 0 {
+            return raised;
+        }
         // Acquire: pairs with the Release in `raise`. Release: keeps the chain for whoever looks next.
         self.bits.fetch_and(!bits, Ordering::AcqRel)
     }

@@ -47,22 +47,29 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
         if protected(Protection::HeldRing) { self.undrained.is_empty() } else { self.leaving.is_empty() }
     }
 
-    /// Takes out the rings that the poller has left.
-    fn take_quiet(&mut self, channel: &mut C) -> Vec<(u64, R, C::Quiet)> {
-        let mut quiet = Vec::new();
-        // Each once; those that stay go to the end, so that nothing is allocated while they are waited for.
-        for _ in 0..self.leaving.len() {
-            let Some((number, reason, ring)) = self.leaving.pop_front() else { break };
+    /// Takes out the next of the first `untried` rings that the poller has left. Those that stay go to the end, each once.
+    fn take_quiet(&mut self, channel: &mut C, untried: &mut usize) -> Option<(u64, R, C::Quiet)> {
+        while let Some(left) = untried.checked_sub(1) {
+            *untried = left;
+            let (number, reason, ring) = self.leaving.pop_front()?;
             let settled = match ring {
                 Leaving::Quiet(ring) => Ok(ring),
                 Leaving::Closed(ring) => channel.settle(ring),
             };
             match settled {
-                Ok(ring) => quiet.push((number, reason, ring)),
+                Ok(ring) => return Some((number, reason, ring)),
                 Err(ring) => self.leaving.push_back((number, reason, Leaving::Closed(ring))),
             }
         }
-        quiet
+        None
+    }
+
+    /// Takes note of what became of a ring that was taken out: none but its number is left, or it is to be drained again.
+    fn put_back(&mut self, drained: Result<u64, (u64, R, C::Quiet)>) {
+        match drained {
+            Ok(drained) => self.undrained.retain(|number| *number != drained),
+            Err((number, reason, ring)) => self.leaving.push_back((number, reason, Leaving::Quiet(ring))),
+        }
     }
 }
 
@@ -71,32 +78,24 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
 pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
     mut locked: impl FnMut(&mut dyn FnMut(&mut C, &mut Departures<C, M, R>)),
     mut answer: impl FnMut(R, &mut Run<'_, M>),
-    answered: impl FnOnce(),
+    mut answered: impl FnMut(),
 ) -> bool {
-    let mut quiet = Vec::new();
-    let mut is_over = false;
-    locked(&mut |channel, departures| {
-        quiet = departures.take_quiet(channel);
-        is_over = departures.is_over();
-    });
-    if quiet.is_empty() {
-        return is_over;
+    let mut drained = None;
+    let mut untried = None;
+    loop {
+        let mut quiet = None;
+        let mut is_over = false;
+        locked(&mut |channel, departures| {
+            if let Some(drained) = drained.take() {
+                departures.put_back(drained);
+            }
+            let untried = untried.get_or_insert(departures.leaving.len());
+            quiet = departures.take_quiet(channel, untried);
+            is_over = departures.is_over();
+        });
+        let Some((number, reason, mut ring)) = quiet else { return is_over };
+        let is_drained = ring.drain(|run| answer(reason, run));
+        answered();
+        drained = Some(if is_drained { Ok(number) } else { Err((number, reason, ring)) });
     }
-    let mut drained = Vec::new();
-    let mut left = Vec::new();
-    for (number, reason, mut ring) in quiet {
-        if ring.drain(|run| answer(reason, run)) {
-            drained.push(number);
-        } else {
-            left.push((number, reason, ring));
-        }
-    }
-    answered();
-    locked(&mut |_, departures| {
-        departures.undrained.retain(|number| !drained.contains(number));
-        let left = left.drain(..).map(|(number, reason, ring)| (number, reason, Leaving::Quiet(ring)));
-        departures.leaving.extend(left);
-        is_over = departures.is_over();
-    });
-    is_over
 }
