@@ -145,27 +145,31 @@ impl<S: Scheme> Shared<S> {
         if is_inside_poll() {
             return Err(UnregisterError::InsidePoll);
         }
-        self.answer_left();
-        let mut control = self.lock();
-        let place = control.registrations.iter().position(|registration| registration.name == name);
-        let Some(place) = place else {
-            return Err(UnregisterError::NotRegistered { name: name.to_owned() });
+        let closed = self.close(name);
+        let Ok(Some(number)) = closed else {
+            self.answer_left();
+            return closed.map(drop);
         };
-        control.registrations.swap_remove(place).close();
-        if !control.registrations.is_empty() {
-            return Ok(());
-        }
-        let Locked { control: inner, held } = &mut control;
-        let number = inner.retire(held, AbortReason::Unregistered);
-        drop(control);
         let mut pause = Pause::new(timeout);
         // When it is not all over, the rings that are left may be later ones.
-        while !self.settle() && number.is_some_and(|number| !self.is_drained(number)) {
+        while !self.settle() && !self.is_drained(number) {
             if !pause.take() {
                 return Err(UnregisterError::Stalled(self.hub.reader.stalled(self.hub.epoch)));
             }
         }
         Ok(())
+    }
+
+    /// Ends a registration; the number of the ring that goes with it if it was the last one.
+    fn close(&self, name: &str) -> Result<Option<u64>, UnregisterError> {
+        let Locked { control, held } = &mut self.lock();
+        let place = control.registrations.iter().position(|registration| registration.name == name);
+        let Some(place) = place else {
+            return Err(UnregisterError::NotRegistered { name: name.to_owned() });
+        };
+        control.registrations.swap_remove(place).close();
+        let is_last = control.registrations.is_empty();
+        Ok(if is_last { control.retire(held, AbortReason::Unregistered) } else { None })
     }
 
     /// Closes everything for good: no registration is left and none will come.

@@ -103,10 +103,11 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
     }
 
     fn retire_held(&mut self, (): &mut ()) -> Option<Self::Retiring> {
-        let retired = self.publisher.retire_closing(Ring::close)?;
+        let unpublished = self.publisher.unpublish_closing(Ring::close)?;
         self.retiring += 1;
+        // The word is on its way to the poller while the grace period is begun, which takes longer.
         self.attention.raise(Attention::RETIRING);
-        Some(ClosedRing::new(retired))
+        Some(ClosedRing::new(self.publisher.retire(unpublished)))
     }
 
     fn settle(&mut self, retiring: Self::Retiring) -> Result<Self::Quiet, Self::Retiring> {

@@ -59,6 +59,10 @@ pub(super) struct Reader<T> {
     participant: Participant,
 }
 
+/// A value that was published and is no more; to be retired.
+#[must_use = "nobody may use the value before it was retired and the reader has left it"]
+pub(super) struct Unpublished<T>(Arc<T>);
+
 /// A value that was published and is no more; `has_left` says when the reader is out of it.
 pub(super) struct Retired<T> {
     value: Arc<T>,
@@ -88,10 +92,15 @@ impl<T: Send + Sync + 'static> Publisher<T> {
         debug_assert!(old.is_none(), "a value is retired before the next one is published");
     }
 
-    /// Unpublishes the value, if there is one, once `close` has closed it. The caller then raises [`super::Attention::RETIRING`].
-    pub(super) fn retire_closing(&mut self, close: impl FnOnce(&T)) -> Option<Retired<T>> {
+    /// Unpublishes the value, if there is one, once `close` has closed it. The caller then raises [`super::Attention::RETIRING`], so that the reader
+    /// looks for what [`Publisher::retire`] does next.
+    pub(super) fn unpublish_closing(&mut self, close: impl FnOnce(&T)) -> Option<Unpublished<T>> {
         close(self.published.take()?.as_ref());
-        let value = self.snapshot.swap(None)?;
+        self.snapshot.swap(None).map(Unpublished)
+    }
+
+    /// Begins the grace period after which the reader has left the value.
+    pub(super) fn retire(&mut self, Unpublished(value): Unpublished<T>) -> Retired<T> {
         // SeqCst: P2 of the module's argument; pairs with the fence in `Reader::refresh`.
         fence(Ordering::SeqCst);
         let left = Arc::new(AtomicBool::new(false));
@@ -100,7 +109,7 @@ impl<T: Send + Sync + 'static> Publisher<T> {
         // Release: pairs with the Acquire in `has_left`: what the reader did before it left is visible to who drains.
         guard.defer(move || raise.store(true, Ordering::Release));
         guard.flush();
-        Some(Retired { value, left })
+        Retired { value, left }
     }
 
     /// Drives the epoch forward as far as the reader allows. Bounded, and never waits.
@@ -126,7 +135,7 @@ impl<T: Send + Sync + 'static> Reader<T> {
             None => self.pinned = Some(Pinned(self.participant.0.pin())),
         }
         if protected(Protection::ReaderFence) {
-            // SeqCst: R2 of the module's argument; pairs with the fence in `Publisher::retire_closing` and in the collector's advance.
+            // SeqCst: R2 of the module's argument; pairs with the fence in `Publisher::retire` and in the collector's advance.
             fence(Ordering::SeqCst);
         }
         let snapshot = &self.snapshot;
@@ -150,7 +159,7 @@ impl<T: Send + Sync + 'static> Reader<T> {
 impl<T> Retired<T> {
     /// Whether the reader has left the value for good. Driven by [`Publisher::advance`].
     pub(super) fn has_left(&self) -> bool {
-        // Acquire: pairs with the Release of the deferred store in `Publisher::retire_closing`.
+        // Acquire: pairs with the Release of the deferred store in `Publisher::retire`.
         !protected(Protection::GracePeriod) || self.left.load(Ordering::Acquire)
     }
 

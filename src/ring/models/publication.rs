@@ -46,7 +46,8 @@ fn reader_moves_on() {
         // Stays online, as one that polls no more: it must hold the retirement up.
         reader
     });
-    let retired = publisher.retire_closing(|_| ()).unwrap();
+    let unpublished = publisher.unpublish_closing(|_| ()).unwrap();
+    let retired = publisher.retire(unpublished);
     thread::yield_now();
     publisher.advance();
     if retired.has_left() {
@@ -84,7 +85,8 @@ fn a_reader_that_comes_back_online_is_out_of_what_was_retired() {
                 reader.offline();
             }
         });
-        let retired = publisher.retire_closing(|_| ()).unwrap();
+        let unpublished = publisher.unpublish_closing(|_| ()).unwrap();
+        let retired = publisher.retire(unpublished);
         thread::yield_now();
         publisher.advance();
         if retired.has_left() {
