@@ -133,16 +133,25 @@ impl<'slots, T> Run<'slots, T> {
     /// The caller is the only consumer, and took all that was there before `position`, and nothing else.
     #[inline(always)]
     pub(super) unsafe fn ready(slots: &'slots [Slot<T>], position: u64) -> Self {
+        let (_, in_a_row) = slots.split_at(position as usize & (slots.len() - 1));
+        let in_a_row = &in_a_row[..in_a_row.len().min(LONGEST_RUN)];
+        // Acquire: pairs with the Release in `fill`, for who reads the value.
+        let is_ready =
+            |(slot, sequence): &(&Slot<T>, u64)| slot.sequence.load(Ordering::Acquire) == *sequence;
+        let ready =
+            |slots: &'slots [Slot<T>], first: u64| slots.iter().zip(first..).take_while(is_ready).count();
         let mut count = 0;
-        while count < LONGEST_RUN {
-            let ready = Slot::ready(slots, position + count as u64);
+        // As many at a time as `Slot::ready` looks at, and for its reasons.
+        let (chunks, rest) = in_a_row.as_chunks::<READ_AHEAD>();
+        for chunk in chunks {
+            let ready = ready(chunk, position + 1 + count as u64);
             count += ready;
             if ready < READ_AHEAD {
-                break;
+                return Self { slots: &in_a_row[..count], taken: 0 };
             }
         }
-        let (_, in_a_row) = slots.split_at(position as usize & (slots.len() - 1));
-        Self { slots: &in_a_row[..count.min(in_a_row.len())], taken: 0 }
+        count += ready(rest, position + 1 + count as u64);
+        Self { slots: &in_a_row[..count], taken: 0 }
     }
 
     /// Lends `message` to `each`, as a ring would. What is not taken is dropped.
