@@ -128,9 +128,9 @@ fn words(comparison: &Comparison, text: &mut String) {
     );
     let _ = writeln!(
         text,
-        "In the storm the poller lost, in ms per second: {}. Less what it lost in a calm, which is the machine's doing: {}.",
+        "In the storm the poller lost, in ms per second: {}. Less what the machine took from it, by what it took between polls meanwhile: {}.",
         of_each(&|name| by_key(name, "storm_stall_ms")),
-        of_each(&|name| by_key(name, "storm_stall_ms") - by_key(name, "calm_stall_ms")),
+        of_each(&|name| by_key(name, "storm_stall_ms") - by_key(name, "storm_machine_ms")),
     );
     control(comparison, text);
     let conditions = &comparison.conditions;

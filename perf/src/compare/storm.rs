@@ -2,7 +2,8 @@
 //!
 //! Four threads share one core, at the same total rate under every scheme, each busy until its next turn: so the kernel takes the core away from
 //! them all the time, now and then in the middle of a registration. Who holds a lock then keeps it until the kernel lets it run again, and
-//! the poller, alone on its own core, waits for that. What the poller waited for its own core is subtracted: that is nobody's lock.
+//! the poller, alone on its own core, waits for that. What the poller waited for its own core is subtracted: that is nobody's lock. Timer ticks and the
+//! hypervisor take their time as well, and no counter says when: what they take is seen between polls, where the thread waits for nothing.
 #![forbid(unsafe_code)]
 
 use super::ledger::{Counts, Ledger};
@@ -32,6 +33,8 @@ pub(super) struct Storm {
     pub(super) poll: Histogram,
     /// Time in polls of over 25 us less the poller's own run-queue wait in them, in milliseconds per second.
     pub(super) stall_ms_per_s: f64,
+    /// What of that the machine took, by what it took between polls, for as much time as was spent in polls.
+    pub(super) machine_ms_per_s: f64,
     /// Register and unregister cycles per second that were really done.
     pub(super) cycles_per_s: f64,
     /// The share of the time that the poller waited for its core, 0 to 1.
@@ -123,30 +126,82 @@ fn cycle<S: Scheme>(
     Ok(ledger.close(&mut mailbox))
 }
 
+/// Time of one kind, in nanoseconds: in polls, or between them.
+#[derive(Default)]
+struct Spent {
+    /// In stretches of up to [`STALL`].
+    short_ns: u64,
+    /// In longer ones, less the run-queue wait in them.
+    stalled_ns: u64,
+}
+
+impl Spent {
+    /// Adds a stretch of time, a long one less what the thread `waited` for its core meanwhile; returns its length in nanoseconds.
+    #[inline(always)]
+    fn add(&mut self, took: Duration, waited: &mut RunQueueWait) -> u64 {
+        let took_ns = nanoseconds(took);
+        if took > STALL {
+            self.stalled_ns += took_ns.saturating_sub(waited.since_last());
+        } else {
+            self.short_ns += took_ns;
+        }
+        took_ns
+    }
+
+    /// What is taken from so much time where nobody is waited for: as `undisturbed` was taken from, in proportion.
+    fn expected(&self, undisturbed: &Self) -> f64 {
+        undisturbed.stalled_ns as f64 * self.short_ns as f64 / undisturbed.short_ns.max(1) as f64
+    }
+}
+
 /// The polling thread: every poll is timed, and every long one is explained as far as it can be.
 fn poll<S: Scheme>(rig: &mut Rig<S>, core: usize, stop: &AtomicBool) -> Result<Storm, Error> {
     pin(core)?;
     let mut waited = RunQueueWait::of_this_thread();
-    let (mut polls, mut stall_ns) = (Histogram::new(), 0);
+    let mut polls = Histogram::new();
+    let (mut in_polls, mut between) = (Spent::default(), Spent::default());
     let started = Instant::now();
     let mut before = started;
     while !stop.load(Ordering::Relaxed) {
         rig.poller.poll(before).map_err(Error::failed)?;
         let after = Instant::now();
-        let took = after - before;
-        polls.record(nanoseconds(took));
-        if took > STALL {
-            stall_ns += (took.as_nanos() as u64).saturating_sub(waited.since_last());
-        }
+        polls.record(in_polls.add(after - before, &mut waited));
         rig.device.step();
         before = Instant::now();
-        if before - after > STALL {
-            // What was waited for outside a poll must not explain the next one away.
-            waited.since_last();
-        }
+        between.add(before - after, &mut waited);
     }
     let seconds = started.elapsed().as_secs_f64();
-    let stall_ms_per_s = stall_ns as f64 / 1e6 / seconds;
-    let wait_share = waited.total() as f64 / 1e9 / seconds;
-    Ok(Storm { poll: polls, stall_ms_per_s, cycles_per_s: 0.0, wait_share, counts: Counts::default() })
+    let ms_per_s = |ns: f64| ns / 1e6 / seconds;
+    Ok(Storm {
+        poll: polls,
+        stall_ms_per_s: ms_per_s(in_polls.stalled_ns as f64),
+        machine_ms_per_s: ms_per_s(in_polls.expected(&between)),
+        cycles_per_s: 0.0,
+        wait_share: waited.total() as f64 / 1e9 / seconds,
+        counts: Counts::default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_takes_from_polls_as_it_takes_from_what_is_between_them() {
+        let in_polls = Spent { short_ns: 3_000, stalled_ns: 900 };
+        let between = Spent { short_ns: 1_000, stalled_ns: 100 };
+        assert!((in_polls.expected(&between) - 300.0).abs() < 1e-9);
+        assert!(in_polls.expected(&Spent::default()).abs() < 1e-9, "nothing was seen between polls");
+    }
+
+    #[test]
+    fn a_long_stretch_is_a_stall_and_a_short_one_is_not() {
+        let mut waited = RunQueueWait::of_this_thread();
+        let mut spent = Spent::default();
+        assert_eq!(spent.add(STALL, &mut waited), 25_000);
+        assert_eq!((spent.short_ns, spent.stalled_ns), (25_000, 0));
+        // Longer than any wait for a core that may have been counted meanwhile.
+        spent.add(Duration::from_secs(1_000), &mut waited);
+        assert!(spent.short_ns == 25_000 && spent.stalled_ns > 900_000_000_000);
+    }
 }
