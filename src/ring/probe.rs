@@ -35,12 +35,18 @@ impl<S: Scheme> Probe<S> {
     #[inline(always)]
     pub fn poll(&mut self, mut each: impl FnMut(u64)) -> usize {
         if self.attention.bits() != 0 {
-            self.receiver.refresh();
+            self.attend();
         }
         self.receiver.enter();
         let taken = self.receiver.receive(8, |message| each(message.get()[0]));
         self.receiver.leave();
         taken
+    }
+
+    /// Out of the way of polls that have nothing to attend to, as a poller's is.
+    #[cold]
+    fn attend(&mut self) {
+        self.receiver.refresh();
     }
 
     /// Sends one message; false when the ring is full.
