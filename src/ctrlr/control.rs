@@ -151,8 +151,8 @@ impl<S: Scheme> Shared<S> {
             return closed.map(drop);
         };
         let mut pause = Pause::new(timeout);
-        // When it is not all over, the rings that are left may be later ones.
-        while !self.settle() && !self.is_drained(number) {
+        // By its own number: the rings that are left may be later ones.
+        while !self.settle(Some(number)) {
             if !pause.take() {
                 return Err(UnregisterError::Stalled(self.hub.reader.stalled(self.hub.epoch)));
             }
@@ -182,20 +182,18 @@ impl<S: Scheme> Shared<S> {
         control.retire(held, AbortReason::Detached);
     }
 
-    fn is_drained(&self, number: u64) -> bool {
-        self.lock().departures.is_drained(number)
-    }
-
     /// Answers what rings on their way out hold that the poller has left. It may take several tries until it is known that it has (an epoch is over when the one
     /// after it is); none of them waits.
     fn answer_left(&self) {
         const TRIES: usize = 4;
-        let _ = (0..TRIES).any(|_| self.settle());
+        let _ = (0..TRIES).any(|_| self.settle(None));
     }
 
-    /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when none is left.
-    pub(super) fn settle(&self) -> bool {
+    /// Moves the rings on their way out on as far as they go; answers what was left in them. Never waits. True when all of ring `awaited` is answered, or of every
+    /// ring if none is named.
+    pub(super) fn settle(&self, awaited: Option<u64>) -> bool {
         departures::settle(
+            awaited,
             |run| {
                 let mut control = self.lock();
                 let Control { channel, departures, .. } = &mut *control;

@@ -90,7 +90,7 @@ impl<S: Scheme> Detach<S> {
         }
         let patience = *self.patience.get_or_insert(now + self.goodbye);
         self.take_seat(now, patience);
-        let is_drained = self.shared.settle();
+        let is_drained = self.shared.settle(None);
         let is_stopped = self.seated.as_mut().is_some_and(|seated| drive(&mut seated.core, now));
         if !is_drained || !is_stopped {
             return false;

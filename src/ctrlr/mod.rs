@@ -236,7 +236,7 @@ impl<S: Scheme> Drop for Shared<S> {
         }
         // The reader has left; only a sender in the middle of a send can hold this up.
         let mut pause = Pause::new(LAST_SEND);
-        while !self.settle() && pause.take() {}
+        while !self.settle(None) && pause.take() {}
     }
 }
 

@@ -37,14 +37,13 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
         number
     }
 
-    /// Whether every message of that ring is answered.
-    pub(crate) fn is_drained(&self, number: u64) -> bool {
-        !self.undrained.contains(&number)
-    }
-
-    /// Whether every message of every ring is answered.
-    fn is_over(&self) -> bool {
-        if protected(Protection::HeldRing) { self.undrained.is_empty() } else { self.leaving.is_empty() }
+    /// Whether every message of ring `awaited` is answered, or of every ring if none is named.
+    pub(crate) fn is_over(&self, awaited: Option<u64>) -> bool {
+        match awaited {
+            Some(number) => !self.undrained.contains(&number),
+            None if protected(Protection::HeldRing) => self.undrained.is_empty(),
+            None => self.leaving.is_empty(),
+        }
     }
 
     /// Takes out the next of the first `untried` rings that the poller has left. Those that stay go to the end, each once.
@@ -74,8 +73,10 @@ impl<C: Channel<M>, M, R: Copy> Departures<C, M, R> {
 }
 
 /// Moves the rings on their way out on as far as they go. `locked` runs what it is given under the mutex; `answer` answers messages that were left in a ring,
-/// and `answered` is told when that is done, both outside the mutex, as they may run foreign code. Never waits. True when no message is left unanswered.
+/// and `answered` is told when that is done, both outside the mutex, as they may run foreign code. Never waits. True when every message of ring `awaited` is answered,
+/// or of every ring if none is named.
 pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
+    awaited: Option<u64>,
     mut locked: impl FnMut(&mut dyn FnMut(&mut C, &mut Departures<C, M, R>)),
     mut answer: impl FnMut(R, &mut Run<'_, M>),
     mut answered: impl FnMut(),
@@ -91,7 +92,7 @@ pub(crate) fn settle<C: Channel<M>, M, R: Copy>(
             }
             let untried = untried.get_or_insert(departures.leaving.len());
             quiet = departures.take_quiet(channel, untried);
-            is_over = departures.is_over();
+            is_over = departures.is_over(awaited);
         });
         let Some((number, reason, mut ring)) = quiet else { return is_over };
         let is_drained = ring.drain(|run| answer(reason, run));

@@ -25,6 +25,7 @@ struct Shared {
 /// As registrations, unregistrations and detaches do it.
 fn settle(shared: &Shared) -> bool {
     departures::settle(
+        None,
         |run| {
             let mut control = shared.control.lock().unwrap();
             let Control { channel, departures } = &mut *control;
@@ -67,7 +68,7 @@ fn an_unregistration_meets_a_detach() {
     }
     // Relaxed: see `settle`.
     assert_eq!(shared.answered.load(Ordering::Relaxed), 2, "all is answered when it is said to be over");
-    assert!(shared.control.lock().unwrap().departures.is_drained(number));
+    assert!(shared.control.lock().unwrap().departures.is_over(Some(number)));
     unregistering.join().unwrap();
 }
 

@@ -34,6 +34,7 @@ impl Control {
         let Self { channel, departures, answered } = self;
         let mut settle = || {
             departures::settle(
+                None,
                 |run| run(channel, departures),
                 |reason, run| run.for_each(|message| answered.push((reason, message.take()))),
                 || (),
@@ -96,7 +97,7 @@ fn an_unregistration_leaves_a_message_that_is_being_written_to_the_next_operatio
             }
             assert!(!control.settle(), "a message is claimed");
             assert_eq!(control.answered, [("unregistered", 1)], "what lies before it is answered");
-            assert!(!control.departures.is_drained(retired));
+            assert!(!control.departures.is_over(Some(retired)));
             sender.push(9).expect_err("closed");
             let registered = control.channel.publish(4);
             registered.push(3).expect("room");
@@ -108,7 +109,7 @@ fn an_unregistration_leaves_a_message_that_is_being_written_to_the_next_operatio
         assert!(poll(&mut reader).is_empty(), "and is not the poller's any more");
         assert!(control.settle());
         assert_eq!(control.answered, [("unregistered", 1), ("unregistered", 2)]);
-        assert!(number.is_some_and(|number| control.departures.is_drained(number)));
+        assert!(number.is_some_and(|number| control.departures.is_over(Some(number))));
         next.expect("registered").push(4).expect("room");
         assert_eq!(poll(&mut reader), [4]);
         control.retire("detached");
