@@ -73,7 +73,7 @@ pub(super) const METRICS: &[Metric] = &[
     metric("storm_poll_ns.p99_9", "  p99.9", Unit::Ns),
     folded("storm_poll_ns.max", "  the longest", Unit::Ns, Fold::Max),
     folded("storm_stall_ms", "unexplained stall in a storm, per second", Unit::MsPerS, Fold::Mean),
-    folded("storm_machine_ms", "  what of it the machine took", Unit::MsPerS, Fold::Mean),
+    folded("storm_machine_ms", "", Unit::MsPerS, Fold::Mean),
     folded("calm_stall_ms", "unexplained stall in a calm, per second", Unit::MsPerS, Fold::Mean),
     folded("calm_machine_ms", "", Unit::MsPerS, Fold::Mean),
     metric("storm_cycles_per_s", "", Unit::PerS),
