@@ -54,7 +54,7 @@ impl<T> Slot<T> {
         });
         // SAFETY: valid until the store below has happened.
         let sequence = unsafe { &(*slot).sequence };
-        // Release: pairs with the Acquire in `ready`, for who reads the value.
+        // Release: pairs with the Acquire in `holds`, for who reads the value.
         sequence.store(position + 1, ordering(Ordering::Release, Protection::SlotRelease));
     }
 
@@ -93,10 +93,15 @@ impl<T> Slot<T> {
     /// and not each when the one before it has been dealt with. (Always as many, so that it is unrolled: a branch for each is foretold better than one for all.)
     #[inline(always)]
     pub(super) fn ready(slots: &[Self], position: u64) -> usize {
-        // Acquire: pairs with the Release in `fill`, for who reads the value.
-        let is_ready =
-            |position: &u64| Self::of(slots, *position).sequence.load(Ordering::Acquire) == position + 1;
+        let is_ready = |position: &u64| Self::of(slots, *position).holds(position + 1);
         (position..position + READ_AHEAD as u64).take_while(is_ready).count()
+    }
+
+    /// Whether the message with this `sequence` lies in it.
+    #[inline(always)]
+    fn holds(&self, sequence: u64) -> bool {
+        // Acquire: pairs with the Release in `fill`, for who reads the value.
+        self.sequence.load(Ordering::Acquire) == sequence
     }
 
     /// Gives its message to `each`, which need not move it out.
@@ -135,9 +140,7 @@ impl<'slots, T> Run<'slots, T> {
     pub(super) unsafe fn ready(slots: &'slots [Slot<T>], position: u64) -> Self {
         let (_, in_a_row) = slots.split_at(position as usize & (slots.len() - 1));
         let in_a_row = &in_a_row[..in_a_row.len().min(LONGEST_RUN)];
-        // Acquire: pairs with the Release in `fill`, for who reads the value.
-        let is_ready =
-            |(slot, sequence): &(&Slot<T>, u64)| slot.sequence.load(Ordering::Acquire) == *sequence;
+        let is_ready = |(slot, sequence): &(&Slot<T>, u64)| slot.holds(*sequence);
         let ready =
             |slots: &'slots [Slot<T>], first: u64| slots.iter().zip(first..).take_while(is_ready).count();
         let mut count = 0;
