@@ -92,6 +92,32 @@ fn no_message_of_a_storm_is_slept_through() {
     waiting.join().expect("no panic");
 }
 
+/// A poller that polls may leave messages for a moment, until more of them have come. One that is about to sleep must not.
+#[test]
+fn no_message_that_a_poll_left_is_slept_through() {
+    let rig: Rig = Rig::attach_with(Config::default(), with_interrupts());
+    let mut poller = rig.poller();
+    let producer = rig.ctrlr.register("burst").expect("registered");
+    let mut mailbox = Mailbox::new(16);
+    let receive = |mailbox: &mut Mailbox<Reply>| {
+        mailbox.receive(|_, outcome| assert!(matches!(outcome, Outcome::Completed(_))))
+    };
+    for id in 0..12 {
+        producer.send_to(&mut mailbox, id, Message::call(|_| 0)).expect("there is room");
+    }
+    let now = Instant::now();
+    let mut received = 0;
+    while received < 8 {
+        poller.poll(now).expect("live");
+        received += receive(&mut mailbox);
+    }
+    assert_eq!(received, 8, "a full batch, after which a poll would leave the others for a moment");
+    poller.wait(LONG).expect("live");
+    assert_eq!(receive(&mut mailbox), 4, "taken before the sleep");
+    drop(poller);
+    rig.finish();
+}
+
 #[test]
 fn a_queue_pair_waits_polls_and_waits_again() {
     waits_and_polls(with_interrupts());

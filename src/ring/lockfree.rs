@@ -1,14 +1,16 @@
 //! The lock-free scheme, Slipring's own: arc-swap publishes the ring, an epoch retires it, no thread waits for another.
 
 use super::attention::Attention;
+use super::distance::Distance;
 use super::generation::{ClosedRing, QuietRing};
 use super::inside::InsidePoll;
 use super::mpsc::{Lookout, Ring};
 use super::place::Taken;
 use super::published::{Publisher, Reader, published};
-use super::scheme::{BATCH, Channel, NoGate, Receiver, Scheme};
+use super::scheme::{Channel, NoGate, Receiver, Scheme};
 use crate::sync::{Arc, AtomicU64, Protection, protected};
 use std::sync::Arc as Shared;
+use std::time::Instant;
 
 /// Publication by arc-swap, retirement by epoch. The default.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +39,7 @@ pub struct LockFreeChannel<M> {
 #[derive(Debug)]
 pub struct LockFreeReceiver<M> {
     lookout: Lookout,
+    distance: Distance,
     reader: Reader<Ring<M>>,
     attention: Arc<Attention>,
     /// Where it looks when there is no ring. Counted, and no box, which claims its word for itself whenever it is moved.
@@ -52,7 +55,7 @@ impl<M: Send + 'static> LockFreeReceiver<M> {
     }
 
     #[inline(always)]
-    fn consume(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn consume(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
         /// Follows the ring also when `each` panics.
         struct Follow<'r, M: Send + 'static>(&'r mut LockFreeReceiver<M>);
         impl<M: Send + 'static> Drop for Follow<'_, M> {
@@ -61,12 +64,13 @@ impl<M: Send + 'static> LockFreeReceiver<M> {
             }
         }
         let this = Follow(self);
-        let Some(ring) = this.0.reader.current() else { return 0 };
+        let LockFreeReceiver { reader, distance, .. } = &mut *this.0;
+        let Some(ring) = reader.current() else { return 0 };
         let _inside = InsidePoll::enter();
         // SAFETY: this receiver is the one reader of its publisher, and `&mut self` keeps its calls apart. A ring comes to it by
         // publication only (each ring once), and goes to a drainer only after the grace period that this reader, having
         // looked away, lets pass: so nobody else consumes it now, and who consumes it later does so after us.
-        unsafe { ring.consume(max.min(BATCH), each) }
+        unsafe { ring.consume_batch(max, distance, now, each) }
     }
 }
 
@@ -84,7 +88,13 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
         attention.raise(Attention::PUBLISHED);
         let zero = Shared::new(AtomicU64::new(0));
         let lookout = Lookout::nowhere(&zero);
-        let receiver = LockFreeReceiver { lookout, reader, attention: Arc::clone(attention), zero };
+        let receiver = LockFreeReceiver {
+            lookout,
+            distance: Distance::default(),
+            reader,
+            attention: Arc::clone(attention),
+            zero,
+        };
         (Self { publisher, attention: Arc::clone(attention), retiring: 0 }, receiver)
     }
 
@@ -125,9 +135,9 @@ impl<M: Send + 'static> Channel<M> for LockFreeChannel<M> {
 
 impl<M: Send + 'static> Receiver<M> for LockFreeReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn receive(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
         // SAFETY: `follow` comes after every change of the reader's ring, which the reader keeps alive.
-        if unsafe { self.lookout.has_message() } { self.consume(max, each) } else { 0 }
+        if unsafe { self.lookout.has_message() } { self.consume(max, now, each) } else { 0 }
     }
 
     fn refresh(&mut self) {

@@ -24,6 +24,7 @@ mod abort;
 mod attention;
 mod bell;
 pub(crate) mod departures;
+mod distance;
 pub(crate) mod doorway;
 mod generation;
 pub(crate) mod inside;

@@ -27,11 +27,14 @@
 //!
 //! The scheme of the sequences is Dmitry Vyukov's bounded MPMC queue (2010), reduced to one consumer.
 
+use super::distance::Distance;
 use super::place::{Filled, Place, Taken};
+use super::scheme::BATCH;
 use super::slot::{LONGEST_RUN, Run, Slot, WRITE_AHEAD};
 use crate::sync::{AtomicU64, Ordering, Protection, ordering, protected};
 use crossbeam_utils::CachePadded;
 use std::fmt;
+use std::time::Instant;
 
 /// Set in `tail` when the ring is closed. Positions are below it for 29,000 years of a message per 100 ns.
 const CLOSED: u64 = 1 << 63;
@@ -256,10 +259,16 @@ impl<T> Ring<T> {
     /// Whether a message lies ready at the consumer's position. One load of the head and one of a sequence.
     #[inline(always)]
     pub fn has_message(&self) -> bool {
+        self.has_message_after(0)
+    }
+
+    /// As [`Ring::has_message`], for the position that is so many behind the consumer's.
+    #[inline(always)]
+    fn has_message_after(&self, others: usize) -> bool {
         // Relaxed: the consumer's own word.
-        let head = self.head.load(Ordering::Relaxed);
+        let position = self.head.load(Ordering::Relaxed) + others as u64;
         // Relaxed: only a hint; `consume` looks again with Acquire before it reads the slot.
-        self.slot(head).sequence.load(Ordering::Relaxed) == head + 1
+        self.slot(position).sequence.load(Ordering::Relaxed) == position + 1
     }
 
     /// Where the consumer's next message will appear.
@@ -299,6 +308,28 @@ impl<T> Ring<T> {
             }
             taken += ready;
         }
+        taken
+    }
+
+    /// As [`Ring::consume`], a batch of up to `max` at a time, and at a [`Distance`] from a stream's producers: messages may be left to a later call. Not so where
+    /// `now`, the time of this call, is `None`.
+    ///
+    /// # Safety
+    /// As for [`Ring::consume`].
+    #[inline(always)]
+    pub(super) unsafe fn consume_batch(
+        &self,
+        max: usize,
+        distance: &mut Distance,
+        now: Option<Instant>,
+        each: impl FnMut(Taken<'_, T>),
+    ) -> usize {
+        if distance.holds_back(now, |others| self.has_message_after(others)) {
+            return 0;
+        }
+        // SAFETY: as the caller vouches.
+        let taken = unsafe { self.consume(max.min(BATCH), each) };
+        distance.took(taken);
         taken
     }
 

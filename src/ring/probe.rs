@@ -38,7 +38,7 @@ impl<S: Scheme> Probe<S> {
             self.attend();
         }
         self.receiver.enter();
-        let taken = self.receiver.receive(8, |message| each(message.get()[0]));
+        let taken = self.receiver.receive(8, None, |message| each(message.get()[0]));
         self.receiver.leave();
         taken
     }

@@ -9,6 +9,7 @@ use super::place::{Filled, Place, Taken};
 use super::slot::Run;
 use crate::sync::Arc;
 use std::fmt;
+use std::time::Instant;
 
 /// The most messages that a receiver takes out of the ring at a time: SPDK's number.
 pub(super) const BATCH: usize = 8;
@@ -175,8 +176,9 @@ pub trait Receiver<M>: Send + 'static {
     #[inline]
     fn leave(&mut self) {}
 
-    /// Takes up to `max` messages and gives each to `each`, which so runs inside a poll ([`super::inside`]); returns how many.
-    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize;
+    /// Takes up to `max` messages and gives each to `each`, which so runs inside a poll ([`super::inside`]); returns how many. With `now`, the poll's time, it keeps its
+    /// [distance](super::distance) from a stream's senders, and may leave messages to the next polls; with `None` it does not.
+    fn receive(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize;
 
     /// The cold path, called between two polls while attention is raised: looks at what is published now.
     fn refresh(&mut self);

@@ -101,7 +101,7 @@ fn poll(attention: &Attention, receiver: &mut impl Receiver<u32>, taken: &mut Ve
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    receiver.receive(usize::MAX, |message| taken.push(message.take()));
+    receiver.receive(usize::MAX, None, |message| taken.push(message.take()));
 }
 
 fn a_ring_is_published_while_the_reader_polls() {

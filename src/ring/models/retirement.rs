@@ -33,7 +33,7 @@ fn poll(attention: &Attention, receiver: &mut LockFreeReceiver<u32>, seat: &Seat
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    receiver.receive(usize::MAX, |message| {
+    receiver.receive(usize::MAX, None, |message| {
         seat.sit();
         taken.push(message.take());
     });

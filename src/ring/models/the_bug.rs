@@ -205,7 +205,7 @@ fn poll(attention: &Attention, receiver: &mut LockFreeReceiver<u32>, taken: &mut
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    receiver.receive(usize::MAX, |message| taken.push(message.take()));
+    receiver.receive(usize::MAX, None, |message| taken.push(message.take()));
 }
 
 /// What the lock does not mend, three: whoever holds it is preempted, and goes on only after the poller has polled. (A word to spin on, and no mutex: loom

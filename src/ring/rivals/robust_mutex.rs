@@ -2,6 +2,7 @@
 //! allocates each message.
 
 use super::super::attention::Attention;
+use super::super::distance::Distance;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
@@ -10,6 +11,7 @@ use super::super::slot::Run;
 use super::pthread::{RobustHeld, RobustLock};
 use super::{hand_over, taken_under_the_lock};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// Publication under the robust recursive mutex that every admin poll holds.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,7 @@ pub struct RobustMutexChannel<M>(Locked<M>);
 #[derive(Debug)]
 pub struct RobustMutexReceiver<M> {
     published: Locked<M>,
+    distance: Distance,
     /// What was taken out and waits to run; empty between calls, never grows.
     batch: Vec<Box<M>>,
 }
@@ -75,8 +78,11 @@ impl<M: Send + 'static> Channel<M> for RobustMutexChannel<M> {
 
     fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let published = Arc::new(RobustLock::new(None));
-        let receiver =
-            RobustMutexReceiver { published: Arc::clone(&published), batch: Vec::with_capacity(BATCH) };
+        let receiver = RobustMutexReceiver {
+            published: Arc::clone(&published),
+            distance: Distance::default(),
+            batch: Vec::with_capacity(BATCH),
+        };
         (Self(published), receiver)
     }
 
@@ -123,18 +129,18 @@ impl<M: Send + 'static> Receiver<M> for RobustMutexReceiver<M> {
     }
 
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
-        let batch = &mut self.batch;
+    fn receive(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
+        let Self { published, distance, batch } = self;
         // A second, recursive lock, as SPDK's own message functions take inside the poll; messages run after it, inside `enter`.
-        let taken = self.published.with(|published| match published {
+        let taken = published.with(|published| match published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
             Some(ring) if ring.has_message() => unsafe {
-                ring.consume(max.min(BATCH), |message| batch.push(message.take()))
+                ring.consume_batch(max, distance, now, |message| batch.push(message.take()))
             },
             _ => 0,
         });
         if taken != 0 {
-            hand_over(self.batch.drain(..).map(|message| *message), each);
+            hand_over(batch.drain(..).map(|message| *message), each);
         }
         taken
     }

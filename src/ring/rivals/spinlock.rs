@@ -2,6 +2,7 @@
 //! fastest form. Rings are allocated and drained, messages run, and senders send, outside it.
 
 use super::super::attention::Attention;
+use super::super::distance::Distance;
 use super::super::generation::QuietRing;
 use super::super::mpsc::Ring;
 use super::super::place::Taken;
@@ -9,6 +10,7 @@ use super::super::scheme::{BATCH, Channel, Gate, HeldOf, Receiver, Scheme};
 use super::{hand_over, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Publication under a spinlock that every poll takes.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,7 @@ pub struct SpinlockChannel<M>(Locked<M>);
 #[derive(Debug)]
 pub struct SpinlockReceiver<M> {
     published: Locked<M>,
+    distance: Distance,
     /// What was taken out under the lock and waits to run; empty between calls, never grows.
     batch: Vec<M>,
 }
@@ -63,8 +66,11 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 
     fn new(_attention: &Arc<Attention>) -> (Self, Self::Receiver) {
         let published = Arc::new(CachePadded::new(spin::Mutex::new(None)));
-        let receiver =
-            SpinlockReceiver { published: Arc::clone(&published), batch: Vec::with_capacity(BATCH) };
+        let receiver = SpinlockReceiver {
+            published: Arc::clone(&published),
+            distance: Distance::default(),
+            batch: Vec::with_capacity(BATCH),
+        };
         (Self(published), receiver)
     }
 
@@ -94,18 +100,19 @@ impl<M: Send + 'static> Channel<M> for SpinlockChannel<M> {
 
 impl<M: Send + 'static> Receiver<M> for SpinlockReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
-        let published = self.published.lock();
+    fn receive(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
+        let Self { published, distance, batch } = self;
+        let published = published.lock();
         let taken = match &*published {
             // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
             Some(ring) if ring.has_message() => unsafe {
-                ring.consume(max.min(BATCH), |message| self.batch.push(message.take()))
+                ring.consume_batch(max, distance, now, |message| batch.push(message.take()))
             },
             _ => 0,
         };
         drop(published);
         if taken != 0 {
-            hand_over(self.batch.drain(..), each);
+            hand_over(batch.drain(..), each);
         }
         taken
     }

@@ -2,6 +2,7 @@
 //! inside the lock still stops the poller.
 
 use super::super::attention::Attention;
+use super::super::distance::Distance;
 use super::super::generation::QuietRing;
 use super::super::mpsc::{PushError, Ring};
 use super::super::place::{Filled, Place, Taken};
@@ -10,6 +11,7 @@ use super::{hand_over, taken_under_the_lock};
 use crossbeam_utils::CachePadded;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 /// Publication under a spinlock that a poll takes when the pending flag is set.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +38,7 @@ pub struct SpinlockFlagChannel<M>(Arc<Shared<M>>);
 #[derive(Debug)]
 pub struct SpinlockFlagReceiver<M> {
     shared: Arc<Shared<M>>,
+    distance: Distance,
     /// What was taken out under the lock and waits to run; empty between calls, never grows.
     batch: Vec<M>,
 }
@@ -78,7 +81,11 @@ impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
             pending: CachePadded::new(AtomicBool::new(false)),
             published: CachePadded::new(spin::Mutex::new(None)),
         });
-        let receiver = SpinlockFlagReceiver { shared: Arc::clone(&shared), batch: Vec::with_capacity(BATCH) };
+        let receiver = SpinlockFlagReceiver {
+            shared: Arc::clone(&shared),
+            distance: Distance::default(),
+            batch: Vec::with_capacity(BATCH),
+        };
         (Self(shared), receiver)
     }
 
@@ -107,31 +114,37 @@ impl<M: Send + 'static> Channel<M> for SpinlockFlagChannel<M> {
 }
 
 impl<M: Send + 'static> SpinlockFlagReceiver<M> {
-    fn receive_pending(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
-        let published = self.shared.published.lock();
+    fn receive_pending(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
+        let Self { shared, distance, batch } = self;
+        let published = shared.published.lock();
         // A swap, not a store: it reads the newest flag, so a sender whose flag it takes down has its message seen below (Acquire, pairs
         // with the Release in `push`), and a later one raises the flag again.
-        self.shared.pending.swap(false, Ordering::AcqRel);
-        let taken = match &*published {
-            // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
-            Some(ring) => unsafe { ring.consume(max.min(BATCH), |message| self.batch.push(message.take())) },
-            None => 0,
+        shared.pending.swap(false, Ordering::AcqRel);
+        let (taken, is_more) = match &*published {
+            Some(ring) => {
+                // SAFETY: found in the pointer, under the lock that all consumers of this scheme hold.
+                let taken =
+                    unsafe { ring.consume_batch(max, distance, now, |message| batch.push(message.take())) };
+                // There may be, or there are, which it keeps its distance from.
+                (taken, taken == max.min(BATCH) || (taken == 0 && ring.has_message()))
+            }
+            None => (0, false),
         };
         drop(published);
-        if taken == max.min(BATCH) {
-            // Release: pairs with the swap above; there may be more.
-            self.shared.pending.store(true, Ordering::Release);
+        if is_more {
+            // Release: pairs with the swap above.
+            shared.pending.store(true, Ordering::Release);
         }
-        hand_over(self.batch.drain(..), each);
+        hand_over(batch.drain(..), each);
         taken
     }
 }
 
 impl<M: Send + 'static> Receiver<M> for SpinlockFlagReceiver<M> {
     #[inline(always)]
-    fn receive(&mut self, max: usize, each: impl FnMut(Taken<'_, M>)) -> usize {
+    fn receive(&mut self, max: usize, now: Option<Instant>, each: impl FnMut(Taken<'_, M>)) -> usize {
         // Relaxed: a hint; the lock orders what follows.
-        if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, each) } else { 0 }
+        if self.shared.pending.load(Ordering::Relaxed) { self.receive_pending(max, now, each) } else { 0 }
     }
 
     fn refresh(&mut self) {}

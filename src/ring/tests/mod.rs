@@ -2,6 +2,7 @@
 
 mod bell;
 mod departures;
+mod distance;
 mod mailbox;
 mod mpsc;
 mod outcome;

@@ -47,7 +47,7 @@ impl Control {
 fn poll(reader: &mut Reader) -> Vec<u32> {
     let mut taken = Vec::new();
     reader.refresh();
-    reader.receive(8, |message| taken.push(message.take()));
+    reader.receive(8, None, |message| taken.push(message.take()));
     taken
 }
 

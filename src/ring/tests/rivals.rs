@@ -12,7 +12,7 @@ fn poll<S: Scheme>(receiver: &mut <S::Channel<u64> as Channel<u64>>::Receiver) -
     let mut taken = Vec::new();
     receiver.enter();
     receiver.refresh();
-    receiver.receive(usize::MAX, |message: Taken<'_, u64>| taken.push(*message.get()));
+    receiver.receive(usize::MAX, None, |message: Taken<'_, u64>| taken.push(*message.get()));
     receiver.leave();
     taken
 }

@@ -1,6 +1,7 @@
 //! All four schemes, one test body each: what was sent is received or drained, once, whatever comes and goes meanwhile.
 
 use super::{Census, Counted};
+use crate::ring::distance::PATIENCE_POLLS;
 use crate::ring::inside::is_inside_poll;
 use crate::ring::mpsc::PushError;
 use crate::ring::rivals::{RobustMutex, Spinlock, SpinlockFlag};
@@ -19,11 +20,21 @@ type QuietOf<S> = <Control<S> as Channel<Counted>>::Quiet;
 
 /// One poll, as the poller makes it; adds what it took to `taken`.
 fn poll<S: Scheme>(attention: &Attention, receiver: &mut ReceiverOf<S>, taken: &mut Vec<u64>) -> usize {
+    poll_at::<S>(None, attention, receiver, taken)
+}
+
+/// The same at a time, of a poller that comes back soon.
+fn poll_at<S: Scheme>(
+    now: Option<Instant>,
+    attention: &Attention,
+    receiver: &mut ReceiverOf<S>,
+    taken: &mut Vec<u64>,
+) -> usize {
     receiver.enter();
     if attention.bits() != 0 {
         receiver.refresh();
     }
-    let count = receiver.receive(8, |message| {
+    let count = receiver.receive(8, now, |message| {
         assert!(is_inside_poll(), "what is received runs inside a poll");
         taken.push(message.get().id);
     });
@@ -92,7 +103,8 @@ impl<S: Scheme> Storm<S> {
         let mut taken = Vec::new();
         let mut polls = 0_u64;
         while !self.is_over() {
-            if poll::<S>(&self.attention, &mut receiver, &mut taken) == 0 {
+            let now = Some(Instant::now());
+            if poll_at::<S>(now, &self.attention, &mut receiver, &mut taken) == 0 {
                 thread::yield_now();
             } else {
                 // Relaxed: a hint as well.
@@ -276,6 +288,26 @@ fn rings_follow_each_other<S: Scheme>() {
     assert_eq!(census.count(), 0);
 }
 
+/// A receiver that keeps its distance leaves messages for some polls, and none for good.
+fn a_stream_is_taken_to_its_end<S: Scheme>() {
+    let census = Census::default();
+    let attention = Arc::new(Attention::new());
+    let (mut channel, mut receiver) = Control::<S>::new(&attention);
+    let sender = channel.publish(64);
+    (0..36).for_each(|id| sender.push(census.value(id)).unwrap());
+    let now = Some(Instant::now());
+    let (mut taken, mut polls) = (Vec::new(), Vec::new());
+    while taken.len() < 36 && polls.len() < 1_000 {
+        polls.push(poll_at::<S>(now, &attention, &mut receiver, &mut taken));
+    }
+    assert_eq!(taken, (0..36).collect::<Vec<_>>());
+    let mut expected = vec![8, 8, 8];
+    // Behind these, 12 are fewer than it waits for.
+    expected.extend([0; PATIENCE_POLLS as usize]);
+    expected.extend([8, 4]);
+    assert_eq!(polls, expected);
+}
+
 /// The same tests for each scheme.
 macro_rules! for_each_scheme {
     ($($module:ident: $scheme:ty,)*) => {$(
@@ -290,6 +322,11 @@ macro_rules! for_each_scheme {
             #[test]
             fn leftovers_are_drained() {
                 super::leftovers_are_drained::<$scheme>();
+            }
+
+            #[test]
+            fn a_stream_is_taken_to_its_end() {
+                super::a_stream_is_taken_to_its_end::<$scheme>();
             }
 
             #[test]
@@ -344,7 +381,7 @@ fn a_receiver_that_panics_finds_what_comes_next() {
         sender.push(census.value(id)).unwrap();
         if id % 2 == 0 {
             receiver.refresh();
-            let panicking = || receiver.receive(8, |_| panic!("on purpose"));
+            let panicking = || receiver.receive(8, None, |_| panic!("on purpose"));
             assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
         } else {
             assert_eq!(poll::<LockFree>(&attention, &mut receiver, &mut taken), 1);
