@@ -1,9 +1,9 @@
 //! Aborting what is left in a ring, run by run: outcomes for one mailbox go there together.
 
 use super::inside::contain_panic;
-use super::mailbox::Reply;
 use super::mpsc::Ring;
 use super::outcome::{AbortReason, Aborted, Envelope, Outcome, Responder};
+use super::parcel::{Parcel, Reply};
 use super::place::Taken;
 use super::slot::{LONGEST_RUN, Run, Slot};
 
@@ -47,7 +47,7 @@ impl<M, R> Run<'_, Envelope<M, R>> {
 /// The responders of the envelopes are the caller's; those that are answered here are so no more.
 #[inline(always)]
 unsafe fn abort_together<M, R>(
-    mailbox: *const Ring<Reply<R>>,
+    mailbox: *const Ring<Parcel<R>>,
     envelopes: &[Slot<Envelope<M, R>>],
     reason: AbortReason,
 ) -> usize {
@@ -61,13 +61,13 @@ unsafe fn abort_together<M, R>(
         }
         count += 1;
     }
-    let reply = |index: usize| {
+    let parcel = |index: usize| {
         // SAFETY: below `count`.
         let token = unsafe { *tokens.get_unchecked(index) };
-        Reply::new(token, Outcome::Aborted(Aborted::unexecuted(reason)))
+        Parcel::One(Reply { token, outcome: Outcome::Aborted(Aborted::unexecuted(reason)) })
     };
     // SAFETY: each of these responders has its reference to the mailbox, and is not looked at any more.
-    unsafe { Reply::deliver_all(mailbox, count, reply) };
+    unsafe { Parcel::deliver_all(mailbox, count, parcel) };
     count
 }
 

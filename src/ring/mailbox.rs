@@ -10,67 +10,61 @@
 
 use super::mpsc::Ring;
 use super::outcome::{Outcome, Responder};
+use super::parcel::{Answer, Parcel, Reply, Word, Words};
+use super::place::Taken;
 use crate::sync::{Arc, Protection, protected, yield_now};
 use std::fmt;
 use std::mem::{ManuallyDrop, MaybeUninit};
 
-/// An outcome on its way back. In the ring it stands for the credit that its message took along.
-pub(crate) struct Reply<R> {
-    token: u64,
-    outcome: Outcome<R>,
-}
-
 /// The right to a slot of a mailbox, and what keeps its ring.
-pub(super) type Credit<R> = Arc<Ring<Reply<R>>>;
+pub(super) type Credit<R> = Arc<Ring<Parcel<R>>>;
 
-impl<R> Reply<R> {
-    pub(super) fn new(token: u64, outcome: Outcome<R>) -> Self {
-        Self { token, outcome }
-    }
-
+impl<R> Parcel<R> {
     pub(super) fn deliver(credit: Credit<R>, token: u64, outcome: Outcome<R>) {
-        let reply = ManuallyDrop::new(Self { token, outcome });
+        let parcel = ManuallyDrop::new(Self::One(Reply { token, outcome }));
         // SAFETY: it is not used as one any more, and asked for once.
-        let take = |_| unsafe { std::ptr::read(&raw const *reply) };
+        let take = |_| unsafe { std::ptr::read(&raw const *parcel) };
         // SAFETY: its credit is of this ring.
         unsafe { Self::deliver_all(Arc::into_raw(credit), 1, take) };
     }
 
-    /// Delivers, or drops, `count` replies, with their credits; `reply` is asked for each of them once, by its index.
+    /// Delivers, or drops, `count` parcels, with their credits; `parcel` is asked for each of them once, by its index.
     ///
     /// # Safety
-    /// As many references to `ring`, as [`Arc::into_raw`] gave them, were the caller's and are so no more.
+    /// As many references to `ring` as they bring replies, as [`Arc::into_raw`] gave them, were the caller's and are so no more.
     #[inline(always)]
     pub(super) unsafe fn deliver_all(
         ring: *const Ring<Self>,
         count: usize,
-        mut reply: impl FnMut(usize) -> Self,
+        mut parcel: impl FnMut(usize) -> Self,
     ) {
-        // SAFETY: each reply that is not handed over yet has its reference to the ring, which so is valid.
-        let pushed = unsafe { Ring::push_owners(ring, count, |index, place| place.fill(reply(index))) };
+        // SAFETY: each parcel that is not handed over yet has a reference to the ring, which so is valid.
+        let pushed = unsafe { Ring::push_owners(ring, count, |index, place| place.fill(parcel(index))) };
         let taken = pushed.unwrap_or(0);
         if taken < count {
             // SAFETY: as the caller vouches, for those that were not taken.
-            unsafe { Self::drop_unwanted(ring, (taken..count).map(reply)) };
+            unsafe { Self::drop_unwanted(ring, (taken..count).map(parcel)) };
         }
     }
 
     /// The mailbox was dropped: nobody wants these outcomes, nor their credits.
     ///
     /// # Safety
-    /// As for [`Reply::deliver_all`], with as many references as replies.
+    /// As for [`Parcel::deliver_all`].
     #[cold]
     unsafe fn drop_unwanted(ring: *const Ring<Self>, unwanted: impl Iterator<Item = Self>) {
-        for reply in unwanted {
-            // SAFETY: as the caller vouches, once for each.
-            let credit = unsafe { Arc::from_raw(ring) };
-            // There are as many slots as credits.
-            debug_assert!(
-                credit.is_closed(),
-                "a mailbox was full though it gave out no more credits than it has slots"
-            );
-            drop(credit);
-            drop(reply);
+        for parcel in unwanted {
+            for _ in 0..parcel.len() {
+                // SAFETY: as the caller vouches, once for each.
+                let credit = unsafe { Arc::from_raw(ring) };
+                // There are as many slots as credits.
+                debug_assert!(
+                    credit.is_closed(),
+                    "a mailbox was full though it gave out no more credits than it has slots"
+                );
+                drop(credit);
+            }
+            drop(parcel);
         }
     }
 }
@@ -80,20 +74,20 @@ const OUTBOX: usize = 8;
 
 /// Outcomes that are delivered together, since one claim of a mailbox's slots costs as much as another, and holds the deliverer up until what it wrote before is on
 /// its way. Whoever fills it flushes it before it does anything else; dropping it flushes too.
-pub(crate) struct Outbox<R> {
+pub(crate) struct Outbox<R: Answer> {
     /// For one mailbox; the first `len` are there. An array and no vector: each is written where it stays, and no call in between has it made elsewhere.
     replies: [MaybeUninit<Reply<R>>; OUTBOX],
     len: usize,
     /// The mailbox's ring, while there are any: a reference for each of them.
-    ring: *const Ring<Reply<R>>,
+    ring: *const Ring<Parcel<R>>,
     /// Whether anything was delivered that somebody may sleep for.
     has_sleepers: bool,
 }
 
 // SAFETY: what it holds goes to whoever receives from the mailbox, on any thread; the pointer stands for as many references as there are replies.
-unsafe impl<R: Send> Send for Outbox<R> {}
+unsafe impl<R: Answer + Send> Send for Outbox<R> {}
 
-impl<R> Outbox<R> {
+impl<R: Answer> Outbox<R> {
     pub(crate) fn new() -> Self {
         let replies = [const { MaybeUninit::uninit() }; OUTBOX];
         Self { replies, len: 0, ring: std::ptr::null(), has_sleepers: false }
@@ -138,26 +132,35 @@ impl<R> Outbox<R> {
     #[inline(never)]
     pub(crate) fn flush(&mut self) {
         let count = std::mem::take(&mut self.len);
-        if count > 0 {
-            let take = |index: usize| {
-                // SAFETY: below `count`.
-                let reply = unsafe { self.replies.get_unchecked(index) };
-                // SAFETY: it was written, is no more the outbox's, and is asked for once.
-                unsafe { reply.assume_init_read() }
-            };
-            // SAFETY: they are for this mailbox, whose reference was forgotten with each.
-            unsafe { Reply::deliver_all(self.ring, count, take) };
+        if count == 0 {
+            return;
         }
+        // SAFETY: so many were written, and are read through this and no more the outbox's.
+        let replies = unsafe { std::slice::from_raw_parts(self.replies.as_ptr().cast::<Reply<R>>(), count) };
+        // Where each parcel begins, and the last one ends.
+        let (mut ends, mut parcels) = ([0; OUTBOX + 1], 0);
+        while ends[parcels] < count {
+            ends[parcels + 1] = ends[parcels] + Parcel::room_for(&replies[ends[parcels]..]);
+            parcels += 1;
+        }
+        let parcel = |index: usize| match &replies[ends[index]..ends[index + 1]] {
+            // SAFETY: it was written, and is asked for once.
+            [reply] => Parcel::One(unsafe { std::ptr::read(reply) }),
+            // Which need not be dropped.
+            words => Parcel::Words(Words::of(words)),
+        };
+        // SAFETY: they are for this mailbox, whose reference was forgotten with each reply.
+        unsafe { Parcel::deliver_all(self.ring, parcels, parcel) };
     }
 }
 
-impl<R> Drop for Outbox<R> {
+impl<R: Answer> Drop for Outbox<R> {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
-impl<R> fmt::Debug for Outbox<R> {
+impl<R: Answer> fmt::Debug for Outbox<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Outbox").field("waiting", &self.len).finish_non_exhaustive()
     }
@@ -168,7 +171,7 @@ impl<R> fmt::Debug for Outbox<R> {
 pub struct MailboxId(usize);
 
 impl MailboxId {
-    pub(super) fn of<R>(ring: *const Ring<Reply<R>>) -> Self {
+    pub(super) fn of<R>(ring: *const Ring<Parcel<R>>) -> Self {
         Self(ring.addr())
     }
 }
@@ -179,6 +182,25 @@ pub struct Mailbox<R> {
     /// The credits at home, each a reference to the ring that nobody has: `window` of them less what is in flight.
     credits: usize,
     window: usize,
+    /// What a panic of its receiver left of a parcel, the last one first.
+    left: Vec<(u64, Word)>,
+}
+
+/// A parcel of words that is being received.
+struct Unpacking<'a> {
+    words: &'a Words,
+    next: usize,
+    /// Where they go, if the receiver panics, that it had not been given yet.
+    left: &'a mut Vec<(u64, Word)>,
+}
+
+impl Drop for Unpacking<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.next < self.words.len() {
+            self.left.extend((self.next..self.words.len()).rev().map(|index| self.words.get(index)));
+        }
+    }
 }
 
 impl<R> Mailbox<R> {
@@ -190,7 +212,7 @@ impl<R> Mailbox<R> {
         assert!(window > 0, "a mailbox needs a window of 1 or more messages");
         let ring = Arc::new(Ring::new(window.next_power_of_two().max(2)));
         (0..window).for_each(|_| std::mem::forget(Arc::clone(&ring)));
-        Self { ring, credits: window, window }
+        Self { ring, credits: window, window, left: Vec::new() }
     }
 
     /// What tells this mailbox from every other one, for those who are asked about messages of it.
@@ -209,16 +231,43 @@ impl<R> Mailbox<R> {
     }
 
     /// Gives each outcome that has arrived, with its message's token, to `each`; returns how many. Never waits.
-    pub fn receive(&mut self, mut each: impl FnMut(u64, Outcome<R>)) -> usize {
-        let Self { ring, credits, .. } = self;
-        // SAFETY: `&mut self` is the one consumer of this ring, which nobody else has as a mailbox.
-        unsafe {
-            ring.consume(usize::MAX, |reply| {
-                let reply = reply.take();
-                *credits += 1;
-                each(reply.token, reply.outcome);
-            })
+    pub fn receive(&mut self, mut each: impl FnMut(u64, Outcome<R>)) -> usize
+    where
+        R: Answer,
+    {
+        let Self { ring, credits, left, .. } = self;
+        let mut count = 0;
+        let mut receive = |token, outcome| {
+            *credits += 1;
+            count += 1;
+            each(token, outcome);
+        };
+        while let Some((token, word)) = left.pop() {
+            receive(token, Outcome::Completed(R::of_word(word)));
         }
+        let unpack = |parcel: Taken<'_, Parcel<R>>| {
+            if let Parcel::Words(words) = parcel.get() {
+                let mut unpacking = Unpacking { words, next: 0, left };
+                while unpacking.next < words.len() {
+                    let (token, word) = words.get(unpacking.next);
+                    unpacking.next += 1;
+                    receive(token, Outcome::Completed(R::of_word(word)));
+                }
+            } else if let Parcel::One(reply) = parcel.take() {
+                receive(reply.token, reply.outcome);
+            }
+        };
+        // SAFETY: `&mut self` is the one consumer of this ring, which nobody else has as a mailbox.
+        unsafe { ring.consume(usize::MAX, unpack) };
+        count
+    }
+
+    /// Drops each outcome that has arrived.
+    fn discard(&mut self) {
+        let Self { ring, credits, left, .. } = self;
+        *credits += left.drain(..).count();
+        // SAFETY: as in `receive`.
+        unsafe { ring.consume(usize::MAX, |parcel| *credits += parcel.get().len()) };
     }
 
     /// A responder for one more message, or `None` when the window is used up.
@@ -249,10 +298,10 @@ impl<R> Drop for Mailbox<R> {
         self.ring.close();
         // What arrived before the bit is dropped here; what comes after it is refused, and dropped by its deliverer. A reply whose slot is
         // claimed and not yet written would keep the ring alive in its own slot, for ever: so wait the moment that its deliverer needs.
-        self.receive(|_, _| {});
+        self.discard();
         while !self.ring.is_empty() && protected(Protection::MailboxWait) {
             yield_now();
-            self.receive(|_, _| {});
+            self.discard();
         }
         while let Some(credit) = self.credit() {
             drop(credit);

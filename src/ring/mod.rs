@@ -3,12 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `mpsc`, `slot`, `place` | the bounded ring and its CLOSED bit; messages written and read where they lie |
+//! | `distance` | how far behind a stream's senders the poller stays |
 //! | `attention` | the one word that an idle poll reads |
 //! | `published` | arc-swap and the epoch: which ring, and when the reader has left it |
 //! | `generation` | one ring's states, from published to drained |
 //! | `scheme` | the seam; `lockfree` is the default, `rivals` are what it is compared with |
 //! | `outcome`, `abort` | exactly one answer to each accepted message, and to those that are left in a ring |
-//! | `ticket`, `mailbox` | how a sender gets it: one at a time, or a window of many |
+//! | `ticket`, `mailbox`, `parcel` | how a sender gets it: one at a time, or a window of many, some to a cache line |
 //! | `sleeper` | a poller that sleeps until a message comes |
 //! | `bell`, `waiters` | how those who sleep are woken |
 //! | `doorway` | how a controller that is taken down knows that no queue pair's thread is about to ring a doorbell |
@@ -32,6 +33,7 @@ mod lockfree;
 mod mailbox;
 pub mod mpsc;
 mod outcome;
+pub(crate) mod parcel;
 pub(crate) mod place;
 #[cfg(not(loom))]
 #[doc(hidden)]
@@ -57,6 +59,8 @@ pub use lockfree::LockFree;
 pub(crate) use mailbox::Outbox;
 pub use mailbox::{Mailbox, MailboxId};
 pub use outcome::{AbortReason, Aborted, Outcome};
+#[doc(hidden)]
+pub use parcel::{Answer, Word};
 pub use scheme::Scheme;
 pub use ticket::{Pending, Ticket};
 

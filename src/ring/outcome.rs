@@ -3,8 +3,9 @@
 //! How a sender waits for its outcome is in [`super::ticket`] and [`super::mailbox`].
 
 use super::inside::{InsidePoll, contain_panic};
-use super::mailbox::{Credit, MailboxId, Reply};
+use super::mailbox::{Credit, MailboxId};
 use super::mpsc::Ring;
+use super::parcel::Parcel;
 use super::place::Taken;
 use super::ticket::Cell;
 use crate::sync::Arc;
@@ -127,7 +128,7 @@ impl<R> Responder<R> {
 
     /// The mailbox's ring and the token that it answers to, if it answers to one.
     #[inline(always)]
-    pub(super) fn address(&self) -> Option<(*const Ring<Reply<R>>, u64)> {
+    pub(super) fn address(&self) -> Option<(*const Ring<Parcel<R>>, u64)> {
         match &self.0 {
             Some(Target::Mailbox { mailbox, token }) => Some((Arc::as_ptr(mailbox), *token)),
             _ => None,
@@ -151,7 +152,7 @@ impl<R> Responder<R> {
 impl<R> Target<R> {
     fn deliver(self, outcome: Outcome<R>) {
         match self {
-            Self::Mailbox { mailbox, token } => Reply::deliver(mailbox, token, outcome),
+            Self::Mailbox { mailbox, token } => Parcel::deliver(mailbox, token, outcome),
             Self::Cell(cell) => cell.deliver(outcome),
             Self::Callback(callback) => {
                 // Whichever thread delivers, poller or detacher: what would wait for it is refused, and a panic does not take it along. The

@@ -1,10 +1,20 @@
 //! The mailbox: a credit always finds a slot, on whatever thread it comes back; nothing is leaked when the mailbox goes first.
 
 use super::{LEAK, explore, must_fail};
-use crate::ring::Mailbox;
 use crate::ring::outcome::Outcome;
+use crate::ring::{Answer, Mailbox, Word};
 use crate::sync::{Arc, Protection};
 use loom::thread;
+
+impl Answer for Arc<u64> {
+    fn to_word(&self) -> Option<Word> {
+        None
+    }
+
+    fn of_word(word: Word) -> Self {
+        unreachable!("{word:?} was never made")
+    }
+}
 
 /// Every outcome that has arrived, as (token, answer).
 fn receive(mailbox: &mut Mailbox<Arc<u64>>) -> Vec<(u64, u64)> {

@@ -18,7 +18,7 @@ fn in_stream() -> Distance {
 
 /// How many polls in a row leave the messages where they are, at one time.
 fn polls_held_back(distance: &mut Distance, now: Instant) -> u32 {
-    (0..).find(|_| !distance.holds_back(Some(now), |_| false)).expect("it ends")
+    (0..1_000).find(|_| !distance.holds_back(Some(now), |_| false)).expect("it ends")
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn it_gives_up_after_some_polls_or_some_time() {
     assert_eq!(polls_held_back(&mut in_stream(), now), PATIENCE_POLLS);
     let mut distance = in_stream();
     assert!(distance.holds_back(Some(now), |_| false));
-    assert!(distance.holds_back(Some(now + PATIENCE - Duration::from_nanos(1)), |_| false));
+    assert!(distance.holds_back(Some(now + PATIENCE.saturating_sub(Duration::from_nanos(1))), |_| false));
     assert!(!distance.holds_back(Some(now + PATIENCE), |_| false));
     let mut distance = in_stream();
     assert!(distance.holds_back(Some(now), |_| false));

@@ -1,14 +1,14 @@
 //! Mailboxes: the window, credits that return with their outcomes or without, and mailboxes that go first.
 
 use super::{Census, Counted};
-use crate::ring::{AbortReason, Aborted, Mailbox, Outbox, Outcome, Responder};
+use crate::ring::{AbortReason, Aborted, Answer, Mailbox, Outbox, Outcome, Responder};
 use crossbeam_queue::SegQueue;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 /// Everything that has arrived.
-fn receive<R>(mailbox: &mut Mailbox<R>) -> Vec<(u64, Outcome<R>)> {
+fn receive<R: Answer>(mailbox: &mut Mailbox<R>) -> Vec<(u64, Outcome<R>)> {
     let mut received = Vec::new();
     mailbox.receive(|token, outcome| received.push((token, outcome)));
     received
@@ -90,7 +90,7 @@ fn outcomes_are_freed_whether_they_arrive_before_or_after_the_mailbox_is_dropped
 fn what_waits_in_an_outbox_arrives_when_that_is_dropped() {
     let mut mailbox = Mailbox::new(2);
     let mut outbox = Outbox::new();
-    outbox.deliver(mailbox.responder(6).unwrap(), Outcome::Completed(60));
+    outbox.deliver(mailbox.responder(6).unwrap(), Outcome::Completed(60_u64));
     outbox.deliver(mailbox.responder(7).unwrap(), Outcome::Completed(70));
     assert_eq!(receive(&mut mailbox), []);
     drop(outbox);

@@ -6,6 +6,7 @@ mod distance;
 mod mailbox;
 mod mpsc;
 mod outcome;
+mod parcel;
 mod preempted;
 mod rivals;
 mod schemes;
@@ -13,6 +14,7 @@ mod sleeper;
 mod ticket;
 mod waiters;
 
+use super::{Answer, Word};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -38,6 +40,35 @@ impl Census {
 struct Counted {
     id: u64,
     census: Census,
+}
+
+/// More than a word.
+macro_rules! is_no_word {
+    ($($answer:ty),*) => {$(
+        impl Answer for $answer {
+            fn to_word(&self) -> Option<Word> {
+                None
+            }
+
+            fn of_word(word: Word) -> Self {
+                unreachable!("{word:?} was never made")
+            }
+        }
+    )*};
+}
+
+is_no_word!((), u32, Counted);
+
+/// Always a word.
+impl Answer for u64 {
+    fn to_word(&self) -> Option<Word> {
+        Some(Word { code: 1, value: *self })
+    }
+
+    fn of_word(word: Word) -> Self {
+        assert_eq!(word.code, 1);
+        word.value
+    }
 }
 
 impl Drop for Counted {
