@@ -294,16 +294,19 @@ impl<T> Ring<T> {
         let slots = &*self.slots;
         let mut taken = 0;
         while taken < max {
-            let slot = Slot::of(slots, head);
-            if !slot.holds(head + 1) {
+            let ready = Slot::ready(slots, head).min(max - taken);
+            if ready == 0 {
                 break;
             }
-            head += 1;
-            taken += 1;
-            let _returned = Return { head: &self.head, next: head };
-            // SAFETY: the slot holds this position's message, written before the Release that `holds` acquired; we are the only consumer, and moving `head` on, after
-            // this, makes sure that it is taken only once.
-            unsafe { slot.take(&mut each) };
+            for _ in 0..ready {
+                let slot = Slot::of(slots, head);
+                head += 1;
+                let _returned = Return { head: &self.head, next: head };
+                // SAFETY: `ready` says that the slot holds this position's message, written before the Release that it acquired; we are
+                // the only consumer, and moving `head` on, after this, makes sure that it is taken only once.
+                unsafe { slot.take(&mut each) };
+            }
+            taken += ready;
         }
         taken
     }
