@@ -17,8 +17,6 @@ pub(super) enum Unit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fold {
     Median,
-    /// Of what is rare: most rounds may have none of it.
-    Mean,
     Max,
 }
 
@@ -72,10 +70,10 @@ pub(super) const METRICS: &[Metric] = &[
     metric("storm_poll_ns.p99", "  p99", Unit::Ns),
     metric("storm_poll_ns.p99_9", "  p99.9", Unit::Ns),
     folded("storm_poll_ns.max", "  the longest", Unit::Ns, Fold::Max),
-    folded("storm_stall_ms", "unexplained stall in a storm, per second", Unit::MsPerS, Fold::Mean),
-    folded("storm_machine_ms", "", Unit::MsPerS, Fold::Mean),
-    folded("calm_stall_ms", "unexplained stall in a calm, per second", Unit::MsPerS, Fold::Mean),
-    folded("calm_machine_ms", "", Unit::MsPerS, Fold::Mean),
+    metric("storm_stall_ms", "unexplained stall in a storm, per second", Unit::MsPerS),
+    metric("storm_machine_ms", "", Unit::MsPerS),
+    metric("calm_stall_ms", "unexplained stall in a calm, per second", Unit::MsPerS),
+    metric("calm_machine_ms", "", Unit::MsPerS),
     metric("storm_cycles_per_s", "", Unit::PerS),
     metric("calm_poll_ns.p50", "", Unit::Ns),
     metric("calm_poll_ns.p99", "", Unit::Ns),
@@ -145,7 +143,6 @@ impl Figures {
         rounds.sort_by(f64::total_cmp);
         let middle = match metric.fold {
             Fold::Median => quantile(&rounds, 0.5),
-            Fold::Mean => rounds.iter().sum::<f64>() / rounds.len() as f64,
             Fold::Max => quantile(&rounds, 1.0),
         };
         Some(Value { middle, low: quantile(&rounds, 0.25), high: quantile(&rounds, 0.75) })

@@ -27,7 +27,7 @@ pub(super) fn text(comparison: &Comparison) -> String {
     // Writing to a string does not fail.
     let _ = writeln!(text, "{}\n", figures_table(comparison));
     text.push_str(
-        "Each figure: the median of the rounds (stalls: the mean; the longest: the maximum), its ratio to spinlock's (\"=\" where the\n\
+        "Each figure: the median of the rounds (the longest: the maximum), its ratio to spinlock's (\"=\" where the\n\
          quartiles overlap: indistinguishable), and the quartiles below. Latencies that are measured one by one contain one clock reading.\n\n",
     );
     let _ = writeln!(text, "{}\n", counts_table(comparison));

@@ -94,7 +94,7 @@ impl Schedule {
     fn wait(&self, stop: &AtomicBool) -> bool {
         // Relaxed: only the count matters.
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let due = Duration::from_nanos(turn * self.period_ns.unwrap_or(0));
+        let due = Duration::from_nanos(due_ns(turn, self.period_ns.unwrap_or(0)));
         while !stop.load(Ordering::Relaxed) {
             if self.started.elapsed() >= due {
                 return true;
@@ -103,6 +103,14 @@ impl Schedule {
         }
         false
     }
+}
+
+/// When a turn is due, by the storm's own time: one in each period, and each somewhere else in its own. Timer ticks come in step with any regular schedule, as both go by
+/// the same clock: in some runs they would always find a thread in the middle of its turn, and in the others never.
+fn due_ns(turn: u64, period_ns: u64) -> u64 {
+    // The golden ratio's multiples are spread over a circle as evenly as can be, and repeat nothing.
+    let place = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    turn * period_ns + (u128::from(place) * u128::from(period_ns) >> 64) as u64
 }
 
 fn cycle<S: Scheme>(
@@ -192,6 +200,19 @@ mod tests {
         let between = Spent { short_ns: 1_000, stalled_ns: 100 };
         assert!((in_polls.expected(&between) - 300.0).abs() < 1e-9);
         assert!(in_polls.expected(&Spent::default()).abs() < 1e-9, "nothing was seen between polls");
+    }
+
+    #[test]
+    fn each_period_has_a_turn_and_none_is_in_step_with_the_others() {
+        let places: Vec<u64> = (0..1_000).map(|turn| due_ns(turn, 5_000) - turn * 5_000).collect();
+        assert!(places.iter().all(|&place| place < 5_000));
+        for part in 0..10 {
+            let turns = places.iter().filter(|&&place| place / 500 == part).count();
+            assert!((95..=105).contains(&turns), "{turns} of 1,000 in tenth {part}");
+        }
+        // Nor do those that a tick would meet, each of so many turns.
+        let met = places.iter().step_by(50).filter(|&&place| place < 2_500).count();
+        assert!((8..=12).contains(&met), "{met} of 20 in the first half");
     }
 
     #[test]
