@@ -110,7 +110,7 @@ impl Schedule {
 fn due_ns(turn: u64, period_ns: u64) -> u64 {
     // The golden ratio's multiples are spread over a circle as evenly as can be, and repeat nothing.
     let place = turn.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    turn * period_ns + (u128::from(place) * u128::from(period_ns) >> 64) as u64
+    turn * period_ns + ((u128::from(place) * u128::from(period_ns)) >> 64) as u64
 }
 
 fn cycle<S: Scheme>(
