@@ -3,7 +3,7 @@
 //! The fast way to have many messages on their way. A mailbox is another [`Ring`], from the poller to the sender. Each message takes
 //! one *credit* along, a counted reference to that ring, which returns with the outcome: so an outcome always finds a free slot, no reference
 //! count is touched on the way, and the ring lives until the last outcome is in. When the mailbox is dropped first, its ring is closed,
-//! and later outcomes are dropped where they arise.
+//! and later outcomes are dropped where they arise. Small outcomes share slots ([`super::parcel`]), and so need fewer than they have.
 //!
 //! The reference travels with the message, and not with the reply, for whoever takes that out of the ring has the ring. What delivers forgets the reference
 //! ([`Arc::into_raw`]), what is at home is counted, and what sends again makes the reference anew ([`Arc::from_raw`]).
