@@ -11,7 +11,7 @@ use slipring::emulated::{self, Backing, Config, NamespaceConfig};
 use slipring::poller::{Poller, QpairOptions, QueuePair};
 use slipring::ring::{LockFree, Mailbox, Scheme, rivals};
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use support::{DEADLINE, Stepped};
@@ -52,17 +52,30 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Tests that have begun and not ended, each on a thread of the harness, which begins the next one whenever it comes to that.
+static BEGUN: AtomicUsize = AtomicUsize::new(0);
+
 /// One test at a time: they all count the same process.
-fn alone() -> MutexGuard<'static, ()> {
+struct Alone(#[expect(dead_code, reason = "held, and not looked at")] MutexGuard<'static, ()>);
+
+fn alone() -> Alone {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    BEGUN.fetch_add(1, Ordering::Relaxed);
+    Alone(ALONE.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        BEGUN.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What the process holds.
 #[derive(Clone, Copy, Debug)]
 struct Holdings {
     heap_bytes: isize,
-    threads: usize,
+    /// But for those of tests that wait for their turn.
+    threads: isize,
     descriptors: usize,
     mappings: usize,
     /// Of memory files that the driver made.
@@ -75,11 +88,24 @@ impl Holdings {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("a /proc file system");
         Self {
             heap_bytes: HEAP_BYTES.load(Ordering::Relaxed),
-            threads: entries("/proc/self/task"),
+            threads: entries("/proc/self/task").cast_signed() - BEGUN.load(Ordering::Relaxed).cast_signed(),
             descriptors: entries("/proc/self/fd"),
             mappings: maps.lines().count(),
             dma_mappings: maps.lines().filter(|line| line.contains("slipring-dma")).count(),
         }
+    }
+
+    /// The same once no thread of the harness is just coming or going.
+    fn settled() -> Self {
+        let mut holdings = Self::now();
+        let mut same = 0;
+        while same < 3 {
+            std::thread::sleep(Duration::from_millis(10));
+            let now = Self::now();
+            same = if now.threads == holdings.threads { same + 1 } else { 0 };
+            holdings = now;
+        }
+        holdings
     }
 
     /// That nothing has grown since `before`. The heap may differ by what buffers of the test's own output and of the epoch's collector come and go with, the
@@ -169,9 +195,9 @@ fn cycles_of(variable: &str, usual: usize) -> usize {
 #[expect(clippy::print_stdout, reason = "long runs are started by hand, and say what they did")]
 fn assert_flat_over(cycles: usize, what: &str, mut cycle: impl FnMut()) {
     (0..cycles / 100).for_each(|_| cycle());
-    let (before, started) = (Holdings::now(), Instant::now());
+    let (before, started) = (Holdings::settled(), Instant::now());
     (0..cycles).for_each(|_| cycle());
-    let after = Holdings::now();
+    let after = Holdings::settled();
     after.assert_flat(before, cycles, what);
     println!(
         "{what}: {cycles} cycles of {:?}; {before:?} before, {after:?} after",
@@ -229,6 +255,16 @@ fn nothing_grows_over_a_million_registrations_with_polls_in_between() {
     rig.finish();
 }
 
+/// Stops a loop at the end, or when the test fails before, which would wait for it otherwise.
+struct Stops<'s>(&'s AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        // Relaxed: ends a loop, nothing more.
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Registers, sends, and unregisters with the messages in flight, under a poller on another thread, which each retirement waits for: fewer, as the scheduler has its
 /// say in each. Every message is answered, whether the poller came by before the ring was closed or not.
 fn under_a_poller<S: Scheme>(cycles: usize) {
@@ -249,6 +285,7 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
             }
             polls
         });
+        let stops = Stops(&stop);
         let mut mailbox = Mailbox::new(4);
         let mut sent = 0_u64;
         assert_flat_over(cycles, S::NAME, || {
@@ -266,7 +303,7 @@ fn under_a_poller<S: Scheme>(cycles: usize) {
             });
             assert_eq!(answered, 4, "each message has one outcome");
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stops);
         polling.join().expect("the poller is well")
     });
     assert!(polls > 0, "it was polled");
