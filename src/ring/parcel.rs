@@ -46,7 +46,7 @@ pub(crate) enum Parcel<R> {
     Words(Words),
 }
 
-/// Replies that are words.
+/// Two or three replies that are words.
 pub(crate) struct Words {
     tokens: [u64; MOST],
     values: [u64; MOST],
@@ -58,8 +58,7 @@ pub(crate) struct Words {
 #[derive(Clone, Copy)]
 #[repr(u8)]
 enum Len {
-    One = 1,
-    Two,
+    Two = 2,
     Three,
 }
 
@@ -82,7 +81,7 @@ impl<R: Answer> Parcel<R> {
 }
 
 impl Words {
-    /// As many as [`Parcel::room_for`] found room for: all of them are words.
+    /// As many as [`Parcel::room_for`] found room for, two or three: all of them are words.
     #[inline(always)]
     pub(super) fn of<R: Answer>(replies: &[Reply<R>]) -> Self {
         let (mut tokens, mut values, mut codes) = ([0; MOST], [0; MOST], [0; MOST]);
@@ -90,11 +89,7 @@ impl Words {
             let Some(word) = reply.to_word() else { unreachable!("it was one") };
             (tokens[index], values[index], codes[index]) = (reply.token, word.value, word.code);
         }
-        let len = match replies.len() {
-            1 => Len::One,
-            2 => Len::Two,
-            _ => Len::Three,
-        };
+        let len = if replies.len() == 2 { Len::Two } else { Len::Three };
         Self { tokens, values, codes, len }
     }
 
