@@ -197,12 +197,10 @@ fn assert_flat_over(cycles: usize, what: &str, mut cycle: impl FnMut()) {
     (0..cycles / 100).for_each(|_| cycle());
     let (before, started) = (Holdings::settled(), Instant::now());
     (0..cycles).for_each(|_| cycle());
+    let took = started.elapsed();
     let after = Holdings::settled();
     after.assert_flat(before, cycles, what);
-    println!(
-        "{what}: {cycles} cycles of {:?}; {before:?} before, {after:?} after",
-        started.elapsed() / cycles as u32
-    );
+    println!("{what}: {cycles} cycles of {:?}; {before:?} before, {after:?} after", took / cycles as u32);
 }
 
 /// Registers, unregisters, and waits for that.
