@@ -12,7 +12,7 @@ use super::scheme::BATCH;
 use std::time::{Duration, Instant};
 
 /// How many messages gather before a batch of them is taken, in a stream.
-const DISTANCE: usize = 2 * BATCH;
+pub(super) const DISTANCE: usize = 4 * BATCH;
 
 /// How long they may, by the poller's own clock, which it may not look at in each poll,
 pub(super) const PATIENCE: Duration = Duration::from_micros(1);

@@ -8,8 +8,8 @@
 //! back by moving `head` on. A producer that is preempted between claim and store holds back
 //! the messages behind it; the consumer sees "nothing yet" and goes on with its life.
 //!
-//! The consumer never writes to a slot, and producers seldom read `head`: they keep how far slots are free in `free_until`, beside their
-//! own `tail`, and look at `head` when that is used up. So a message costs the way of its own cache lines, there and no more.
+//! Producers seldom read `head`: they keep how far slots are free in `free_until`, beside their own `tail`, and look at `head` when that is used up. So a message costs
+//! the way of its own cache lines, there and back. (Back they go whole: the consumer writes to each slot that it has read, and to no end but that.)
 //!
 //! [`Ring::close`] sets a bit in `tail`. A claim is a compare-and-swap on the same word, so the bit decides for
 //! each push, once and for all: claimed before (the drain will find it) or refused.
@@ -305,6 +305,7 @@ impl<T> Ring<T> {
                 // SAFETY: `ready` says that the slot holds this position's message, written before the Release that it acquired; we are
                 // the only consumer, and moving `head` on, after this, makes sure that it is taken only once.
                 unsafe { slot.take(&mut each) };
+                slot.keep_to_itself();
             }
             taken += ready;
         }

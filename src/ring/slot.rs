@@ -6,8 +6,9 @@ use crate::sync::{AtomicU64, Ordering, Protection, UnsafeCell, ordering};
 use std::fmt;
 use std::mem::MaybeUninit;
 
-/// How many slots ahead of its claim a producer asks for the next ones, at least, which lie in the consumer's cache: as long as the way takes.
-pub(super) const WRITE_AHEAD: usize = 8;
+/// How many slots ahead of its claim a producer asks for the next ones, at least, which lie in the consumer's cache: about as long as the way takes. What is asked
+/// for sooner is lost again to a consumer that looks ahead.
+pub(super) const WRITE_AHEAD: usize = 4;
 
 /// How many slots a consumer looks at before it takes the first of them.
 const READ_AHEAD: usize = 8;
@@ -114,6 +115,14 @@ impl<T> Slot<T> {
             // SAFETY: as the caller vouches.
             each(unsafe { Taken::new(cell.cast::<T>()) });
         });
+    }
+
+    /// Writes to the slot whose message was taken, which nobody reads: so its line is the consumer's alone, and who asks for it ahead of the next message has it. A
+    /// line that both only read stays with both until the store itself, and then the producer's next claim waits for it.
+    #[inline(always)]
+    pub(super) fn keep_to_itself(&self) {
+        // Relaxed: no sequence that anybody waits for; the slot's return, which comes after it, orders it before what the next producer writes.
+        self.sequence.store(0, Ordering::Relaxed);
     }
 
     /// Where its message lies, for who has that.

@@ -1,6 +1,6 @@
 //! A consumer's distance from a stream: when it lets messages gather, and that it does so neither for long nor again and again.
 
-use crate::ring::distance::{Distance, PATIENCE, PATIENCE_POLLS};
+use crate::ring::distance::{DISTANCE, Distance, PATIENCE, PATIENCE_POLLS};
 use crate::ring::scheme::BATCH;
 use std::time::{Duration, Instant};
 
@@ -45,10 +45,12 @@ fn what_has_gathered_is_taken_without_another_look() {
     let now = Instant::now();
     for _ in 0..100 {
         assert!(distance.holds_back(Some(now), |_| false));
-        assert!(!distance.holds_back(Some(now), |others| others == 2 * BATCH - 1));
+        assert!(!distance.holds_back(Some(now), |others| others == DISTANCE - 1));
         distance.took(BATCH);
-        assert!(!distance.holds_back(Some(now), unlooked), "the second batch is known to be there");
-        distance.took(BATCH);
+        for batch in 2..=DISTANCE / BATCH {
+            assert!(!distance.holds_back(Some(now), unlooked), "batch {batch} is known to be there");
+            distance.took(BATCH);
+        }
     }
 }
 
@@ -87,8 +89,7 @@ fn waits_in_vain_become_rare() {
         distance.took(BATCH);
     }
     assert!(!distance.holds_back(Some(now), |_| true));
-    distance.took(BATCH);
-    distance.took(BATCH);
+    (0..DISTANCE / BATCH).for_each(|_| distance.took(BATCH));
     assert_eq!(polls_held_back(&mut distance, now), PATIENCE_POLLS);
     distance.took(BATCH);
     distance.took(BATCH);

@@ -1,11 +1,11 @@
 //! All four schemes, one test body each: what was sent is received or drained, once, whatever comes and goes meanwhile.
 
 use super::{Census, Counted};
-use crate::ring::distance::PATIENCE_POLLS;
+use crate::ring::distance::{DISTANCE, PATIENCE_POLLS};
 use crate::ring::inside::is_inside_poll;
 use crate::ring::mpsc::PushError;
 use crate::ring::rivals::{RobustMutex, Spinlock, SpinlockFlag};
-use crate::ring::scheme::{Channel, Quiet, Receiver, Scheme, Sender};
+use crate::ring::scheme::{BATCH, Channel, Quiet, Receiver, Scheme, Sender};
 use crate::ring::{Attention, LockFree};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -294,17 +294,18 @@ fn a_stream_is_taken_to_its_end<S: Scheme>() {
     let attention = Arc::new(Attention::new());
     let (mut channel, mut receiver) = Control::<S>::new(&attention);
     let sender = channel.publish(64);
-    (0..36).for_each(|id| sender.push(census.value(id)).unwrap());
+    let sent = BATCH + DISTANCE + BATCH + 4;
+    (0..sent as u64).for_each(|id| sender.push(census.value(id)).unwrap());
     let now = Some(Instant::now());
     let (mut taken, mut polls) = (Vec::new(), Vec::new());
-    while taken.len() < 36 && polls.len() < 1_000 {
+    while taken.len() < sent && polls.len() < 1_000 {
         polls.push(poll_at::<S>(now, &attention, &mut receiver, &mut taken));
     }
-    assert_eq!(taken, (0..36).collect::<Vec<_>>());
-    let mut expected = vec![8, 8, 8];
+    assert_eq!(taken, (0..sent as u64).collect::<Vec<_>>());
+    let mut expected = vec![BATCH; (BATCH + DISTANCE) / BATCH];
     // Behind these, 12 are fewer than it waits for.
     expected.extend([0; PATIENCE_POLLS as usize]);
-    expected.extend([8, 4]);
+    expected.extend([BATCH, 4]);
     assert_eq!(polls, expected);
 }
 
