@@ -118,7 +118,7 @@ impl<T> Slot<T> {
     }
 
     /// Writes to the slot whose message was taken, which nobody reads: so its line is the consumer's alone, and who asks for it ahead of the next message has it. A
-    /// line that both only read stays with both until the store itself, and then the producer's next claim waits for it.
+    /// line that the consumer only read lies with both until the producer's next store, for which its claim after that waits.
     #[inline(always)]
     pub(super) fn keep_to_itself(&self) {
         // Relaxed: no sequence that anybody waits for; the slot's return, which comes after it, orders it before what the next producer writes.

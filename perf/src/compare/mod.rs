@@ -232,12 +232,12 @@ impl Slot<'_> {
         conditions: &mut Conditions,
     ) -> Result<(), Error> {
         let Entrant { figures, counts, .. } = entrant;
-        let calm = storm::run(rig, self.cores, 0, self.part(8))?;
+        let calm = storm::run(rig, self.cores, 0, self.part(16))?;
         figures.add_latency("calm_poll_ns", &calm.poll);
         figures.add("calm_stall_ms", calm.stall_ms_per_s);
         figures.add("calm_machine_ms", calm.machine_ms_per_s);
         conditions.poller_wait.push(calm.wait_share);
-        let storm = storm::run(rig, self.cores, storm::CYCLES_PER_S, self.part(46))?;
+        let storm = storm::run(rig, self.cores, storm::CYCLES_PER_S, self.part(38))?;
         figures.add_latency("storm_poll_ns", &storm.poll);
         figures.add("storm_stall_ms", storm.stall_ms_per_s);
         figures.add("storm_machine_ms", storm.machine_ms_per_s);
