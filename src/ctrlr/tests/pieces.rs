@@ -10,8 +10,9 @@ use crate::ctrlr::passthru::check_admin;
 use crate::ctrlr::seat::ReaderRecord;
 use crate::ctrlr::state::StateCell;
 use crate::ctrlr::{CtrlrOptions, CtrlrState, Failure, Message, Refusal, Reply, Stalled};
+use crate::dma::DmaSlice;
 use crate::emulated::{self, Config};
-use crate::ring::{AbortReason, Aborted, Outcome};
+use crate::ring::{AbortReason, Aborted, Answer, Outcome};
 use crate::spec::command::{AdminOpcode, Command};
 use crate::spec::completion::Completion;
 use crate::spec::feature::{AsyncEvent, FeatureId};
@@ -237,6 +238,24 @@ fn an_answer_has_both_of_its_dwords_and_one_for_a_deleted_queue_is_none() {
 }
 
 /// The poller frees no memory, unless no control thread comes by for long.
+/// What shares a cache line on its way back is what comes to a word and is itself again behind it.
+#[test]
+fn an_answer_that_is_more_than_a_word_is_none() {
+    let World { ctrlr, device: _device, .. } = World::new();
+    let command = |status, data| Reply::Command { status, result: 1 << 40 | 2, data };
+    let word = command(Status(0x4002), None).to_word().expect("a status and a result");
+    assert!(matches!(
+        Reply::of_word(word),
+        Reply::Command { status: Status(0x4002), result: 0x100_0000_0002, data: None }
+    ));
+    let word = Reply::Called(u64::MAX).to_word().expect("a number");
+    assert!(matches!(Reply::of_word(word), Reply::Called(u64::MAX)));
+    let data = Box::new(DmaSlice::from(ctrlr.allocate(4096).expect("memory")));
+    assert_eq!(command(Status::SUCCESS, Some(data)).to_word(), None, "its data would be lost");
+    assert_eq!(command(Status(u16::MAX), None).to_word(), None, "it would come back as a closure's");
+    assert_eq!(Reply::Rescanned.to_word(), None);
+}
+
 #[test]
 fn snapshots_that_were_replaced_are_left_to_control_threads_up_to_eight() {
     let world = World::new();
